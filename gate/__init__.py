@@ -1,0 +1,1 @@
+"""An INT8 regression gate for production models."""

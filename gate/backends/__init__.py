@@ -1,0 +1,68 @@
+"""Runtimes: what executes models, and makes INT8 ones."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Protocol, cast
+
+from gate import door
+from gate.recipes import Recipe
+from gate.records import Array, Kernel, TensorSpec
+
+GROUP = "gate.backends"
+BACKENDS = {"onnxruntime": "gate.backends.onnxruntime:BACKEND"}
+Ranges = Mapping[str, tuple[float, float]]
+
+
+class Runner(Protocol):
+    """A model, loaded."""
+
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+
+    def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        """Outputs by name.
+
+        Raises:
+            EvaluationError: the runtime refused the inputs or failed.
+        """
+
+
+class Backend(Protocol):
+    """A runtime."""
+
+    key: str
+
+    def open(self, model: Path, *, threads: int) -> Runner:
+        """Load a model as production would: all graph optimizations on.
+
+        Raises:
+            CandidateError: the runtime cannot load it.
+        """
+
+    def open_exposed(self, model: Path, tensors: Sequence[str], *, threads: int) -> Runner:
+        """Load it with graph optimizations off and `tensors` added to its outputs."""
+
+    def optimize(self, model: Path, destination: Path) -> None:
+        """Write the model with constants folded, in standard operators only."""
+
+    def activations(self, model: Path, recipe: Recipe) -> tuple[str, ...]:
+        """Tensors whose ranges `quantize` needs for this recipe."""
+
+    def quantize(self, model: Path, recipe: Recipe, ranges: Ranges, destination: Path) -> None:
+        """Write the INT8 model.
+
+        Raises:
+            QuantizationError: the recipe names nodes or operators that do not exist, or the
+                runtime's quantizer failed.
+        """
+
+    def profile(self, model: Path, feeds: Mapping[str, Array]) -> tuple[Kernel, ...]:
+        """Run once and report every kernel that executed, with its real work."""
+
+    def versions(self) -> dict[str, str]:
+        """Libraries whose version can change results."""
+
+
+def get(key: str) -> Backend:
+    """The backend behind `key`; `UsageError` lists the known ones."""
+    return cast(Backend, door.look_up(GROUP, BACKENDS, key))

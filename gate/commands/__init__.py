@@ -1,0 +1,1 @@
+"""What runs the pipeline more than once, or reads its records."""

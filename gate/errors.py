@@ -1,0 +1,107 @@
+"""The exceptions that mean "the gate could not judge", and their exit codes.
+
+A degraded model is never an exception: it is a `Verdict`. ::
+
+    GateError                  4   could not run or record
+    ├── UsageError             2   the command line or a named file is wrong
+    │   └── PolicyError        2   the policy is wrong, at file:line:column
+    ├── CandidateError         4   the model cannot be read, converted or trusted
+    ├── DataError              4   a split cannot be read or does not fit the model
+    │   └── OverlapError       4   calibration, tuning and held-out share examples
+    ├── QuantizationError      4   the recipe failed, or nothing runs as INT8
+    ├── EvaluationError        4   a model failed on the data, or FP32 gave NaN
+    │   └── BaselineError      4   FP32 is not what training reported
+    ├── RecordError            4   a record is missing, damaged or of another schema
+    └── TrackerError           4   the tracker refused or cannot be reached
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+EXIT_PASS = 0
+EXIT_FAIL = 1
+EXIT_USAGE = 2
+EXIT_INCONCLUSIVE = 3
+EXIT_ERROR = 4
+EXIT_INTERRUPTED = 130
+
+
+_WORST_FIRST = (EXIT_INTERRUPTED, EXIT_ERROR, EXIT_USAGE, EXIT_FAIL, EXIT_INCONCLUSIVE, EXIT_PASS)
+
+
+def worst(codes: Iterable[int]) -> int:
+    """The exit code of several policies together: the worst of 4 > 2 > 1 > 3 > 0.
+
+    A code that is none of these counts as 4, and so does no code at all.
+    """
+    known = {code if code in _WORST_FIRST else EXIT_ERROR for code in codes}
+    return next((code for code in _WORST_FIRST if code in known), EXIT_ERROR)
+
+
+class GateError(Exception):
+    """The gate could not judge; the message says what is wrong, where, and what to do."""
+
+    exit_code: ClassVar[int] = EXIT_ERROR
+
+
+class UsageError(GateError):
+    """The command line is wrong, or names something that does not exist."""
+
+    exit_code: ClassVar[int] = EXIT_USAGE
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """A place in a file a person wrote; line and column count from 1."""
+
+    file: Path
+    line: int
+    column: int
+
+    def __str__(self) -> str:
+        """As editors and compilers write it."""
+        return f"{self.file}:{self.line}:{self.column}"
+
+
+class PolicyError(UsageError):
+    """The policy is wrong; the message begins with `file:line:column`."""
+
+    def __init__(self, message: str, mark: Mark | None = None) -> None:
+        """Put `mark`, when there is one, in front of `message`."""
+        super().__init__(f"{mark}: {message}" if mark else message)
+        self.mark = mark
+        self.message = message
+
+
+class CandidateError(GateError):
+    """The candidate cannot be read, converted or trusted."""
+
+
+class DataError(GateError):
+    """A split cannot be read, or does not fit the model."""
+
+
+class OverlapError(DataError):
+    """Two splits that must be disjoint share examples."""
+
+
+class QuantizationError(GateError):
+    """The recipe failed, or its result does not run as INT8."""
+
+
+class EvaluationError(GateError):
+    """A model failed on the data, or the FP32 baseline gave NaN or Inf."""
+
+
+class BaselineError(EvaluationError):
+    """The FP32 model does not measure what training reported."""
+
+
+class RecordError(GateError):
+    """A record is missing, damaged, or of a schema that this version cannot read."""
+
+
+class TrackerError(GateError):
+    """The tracker refused, or cannot be reached."""

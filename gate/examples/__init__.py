@@ -1,0 +1,1 @@
+"""Bundled real data and small trained models, so that the gate runs on a fresh machine."""

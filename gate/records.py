@@ -1,0 +1,441 @@
+"""Frozen values passed between rooms, and `GateRecord`, the one document."""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Literal, Protocol, Self
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict
+
+from gate.policy import Budget, Policy
+from gate.recipes import Recipe
+
+Array = NDArray[Any]
+Outcome = Literal["pass", "fail", "inconclusive", "waived"]
+Stage = Literal["pr", "release"]
+SCHEMA_VERSION = 1
+
+
+class _Value(BaseModel):
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True
+    )
+
+
+# ── values with arrays ────────────────────────────────────────────────────────────────────
+
+
+class Column(Protocol):
+    """A column of a split, read lazily: slicing or indexing copies only what is asked for."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape, first axis N."""
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Element type."""
+
+    def __getitem__(self, index: Any, /) -> Any:
+        """Rows by slice or index array, as a numpy array."""
+
+
+@dataclass(frozen=True, slots=True)
+class TensorSpec:
+    """A model input or output: `shape` holds None where a dimension is free."""
+
+    name: str
+    dtype: str
+    """numpy name: float32, int64, object (strings)."""
+    shape: tuple[int | None, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """The FP32 model, normalised, with the hashes that bind a verdict to it."""
+
+    path: Path
+    """Normalised ONNX in the run's private folder."""
+    sha256: str
+    """Of the bytes as they came, external data included."""
+    fp32_sha256: str
+    """Of the normalised ONNX, metadata stripped."""
+    bytes: int
+    """Of the normalised ONNX, external data included."""
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    opset: int
+    source: str
+    """As the user named it: a path, an MLflow URI, or `module:<class>`."""
+    steps: tuple[str, ...] = ()
+    """What normalisation did: `opset 11 -> 17`, …"""
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Consecutive examples of a split."""
+
+    start: int
+    ids: Array
+    """(B,) of str."""
+    feeds: Mapping[str, Array]
+    """(B, …) per model input, preprocessed."""
+    targets: Array | None
+    """(B,) or (B, L)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """N examples, held lazily, ready to be fed to a model."""
+
+    name: str
+    """calibration, tuning or held_out."""
+    source: str
+    """Where it came from, as the policy says."""
+    ids: Array
+    """(N,) of str, unique."""
+    explicit_ids: bool
+    """Whether the data brought ids; otherwise they derive from each example's content."""
+    content: Array
+    """(N, 16) uint8: the head of sha256 of each example's inputs, for overlap and duplicates."""
+    inputs: Mapping[str, Column]
+    """(N, …) per model input, raw."""
+    targets: Array | None
+    """(N,) or (N, L); None where the split needs none."""
+    slices: Mapping[str, Array]
+    """(N,) per slice column."""
+    unit: Array | None
+    """(N,) independent unit, where the data name one."""
+    sha256: str
+    """Of the raw content: ids, inputs, targets."""
+    order: Array
+    """(N,) of int64: rows of the source, in the order they are visited."""
+    prepare: Callable[[Array], Array]
+    """What happens to a raw batch (B, …) of an input before it enters the model."""
+
+    def __len__(self) -> int:
+        """N."""
+        return len(self.ids)
+
+    def batches(self, size: int) -> Iterator[Batch]:
+        """Consecutive batches of `size`; the last may be shorter."""
+        for start in range(0, len(self), size):
+            rows = self.order[start : start + size]
+            yield Batch(
+                start=start,
+                ids=self.ids[start : start + size],
+                feeds={name: self.prepare(column[rows]) for name, column in self.inputs.items()},
+                targets=self.targets[start : start + size] if self.targets is not None else None,
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class Kernel:
+    """One operator that the runtime executed."""
+
+    node: str
+    """Node name in the runtime's optimized graph."""
+    op: str
+    """Kernel's operator type: QLinearConv, Gemm, …"""
+    integer: bool
+    """Whether it multiplies and accumulates integers."""
+    macs: int
+    """Multiply–accumulate operations in the run; 0 for operators that have none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Int8Model:
+    """The INT8 artifact, and the proof that it is one."""
+
+    path: Path
+    sha256: str
+    bytes: int
+    recipe: Recipe
+    quantized_nodes: tuple[str, ...]
+    """FP32 nodes with multiply–accumulate work that an integer kernel executes."""
+    skipped_nodes: tuple[str, ...]
+    """Those that a float kernel executes."""
+    int8_share: float
+    """Share of multiply–accumulate operations executed by integer kernels, 0..1."""
+    kernels: Mapping[str, int]
+    """Executed kernels by operator type, with their number."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """A metric's sufficient statistics, one row an example."""
+
+    values: Array
+    """(N, k) float64."""
+
+    def __len__(self) -> int:
+        """N."""
+        return len(self.values)
+
+    def take(self, mask: Array) -> "Rows":
+        """The rows where `mask`, (N,) of bool or indices, selects."""
+        return Rows(self.values[mask])
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """Both models' rows on the same examples in the same order."""
+
+    ids: Array
+    """(N,) of str."""
+    targets: Array
+    """(N,) or (N, L)."""
+    slices: Mapping[str, Array]
+    """(N,) per column, `target` included where it is one value an example."""
+    unit: Array | None
+    fp32: Mapping[str, Rows]
+    """Rows by observation name."""
+    int8: Mapping[str, Rows]
+    """Rows by observation name."""
+    problems: Mapping[str, str] = field(default_factory=dict)
+    """Observation name to why its INT8 rows are not finite."""
+
+
+# ── the record ────────────────────────────────────────────────────────────────────────────
+
+
+class Counts(_Value):
+    """A 2 × 2 table of paired outcomes, FP32 by INT8."""
+
+    both_right: int
+    lost: int
+    """FP32 right, INT8 wrong."""
+    gained: int
+    """FP32 wrong, INT8 right."""
+    both_wrong: int
+
+    @property
+    def n(self) -> int:
+        """All pairs."""
+        return self.both_right + self.lost + self.gained + self.both_wrong
+
+
+class Comparison(_Value):
+    """One metric, on one slice, INT8 held against a reference."""
+
+    metric: str
+    slice: str | None = None
+    """`column=value`, or None for the whole set."""
+    against: str = "fp32"
+    n: int
+    """Examples."""
+    reference: float | None
+    """The reference's value; None where it is undefined."""
+    int8: float | None
+    """The INT8 model's value; None where it is undefined."""
+    degradation: float | None
+    """How much worse INT8 is, in `quantity`: positive is worse, always."""
+    quantity: Literal["drop", "relative_drop", "value", "ratio"] = "drop"
+    """What `lower` and `upper` bound: the drop, the relative drop, INT8's own value, INT8/FP32."""
+    lower: float | None = None
+    """Lower end of the two-sided interval at confidence 1 − 2α, for reading."""
+    upper: float | None = None
+    """Upper end, for reading."""
+    p_pass: float | None = None
+    """One-sided p-value against "the budget is violated"; None without a budget."""
+    p_fail: float | None = None
+    """One-sided p-value against "within the budget"; None without a budget."""
+    method: str
+    """How interval and p-values were made; `exact number` where there is no sampling error,
+    `undefined` where the metric has no value."""
+    counts: Counts | None = None
+    """The paired table, for proportions."""
+    note: str | None = None
+    """Why it is undefined, or what to know when reading it."""
+
+
+class Finding(_Value):
+    """What one budget came to on one slice."""
+
+    budget: str
+    """The budget's id."""
+    slice: str | None = None
+    """`column=value`, or None for the whole set."""
+    comparison: Comparison | None
+    """None where there was nothing to compare: the reason says why."""
+    outcome: Outcome
+    reason: str
+    """One sentence."""
+    blocking: bool
+    """Whether this finding keeps the verdict from being a pass."""
+    examples_needed: int | None = None
+    """Examples at which this budget would be decided with 80 % power, where that is known."""
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """A budget, on one slice, with what was measured for it: what `decide` decides on."""
+
+    budget: Budget
+    slice: str | None
+    comparison: Comparison | None
+    """None where there was nothing to compare."""
+    reason: str | None = None
+    """Why there was nothing to compare."""
+
+
+class Verdict(_Value):
+    """What all budgets came to."""
+
+    outcome: Outcome
+    findings: tuple[Finding, ...]
+
+
+class TensorInfo(_Value):
+    """A model's input or output."""
+
+    name: str
+    dtype: str
+    shape: tuple[int | None, ...]
+
+
+class CandidateInfo(_Value):
+    """The candidate, as it was judged."""
+
+    source: str
+    sha256: str
+    fp32_sha256: str
+    bytes: int
+    inputs: tuple[TensorInfo, ...]
+    outputs: tuple[TensorInfo, ...]
+    opset: int
+    steps: tuple[str, ...]
+
+    @classmethod
+    def of(cls, candidate: Candidate) -> Self:
+        """What a record tells of a candidate."""
+        told = {name: getattr(candidate, name) for name in cls.model_fields}
+        for side in ("inputs", "outputs"):
+            told[side] = tuple(TensorInfo(**asdict(spec)) for spec in told[side])
+        return cls(**told)
+
+
+class Int8Info(_Value):
+    """The INT8 artifact, as it was judged."""
+
+    sha256: str
+    bytes: int
+    recipe: Recipe
+    quantized_nodes: tuple[str, ...]
+    skipped_nodes: tuple[str, ...]
+    int8_share: float
+    kernels: dict[str, int]
+
+    @classmethod
+    def of(cls, model: Int8Model) -> Self:
+        """What a record tells of an INT8 model."""
+        return cls(**{name: getattr(model, name) for name in cls.model_fields})
+
+
+class SplitInfo(_Value):
+    """A split, as it was used."""
+
+    source: str
+    sha256: str
+    examples: int
+    duplicates: int
+    """Examples whose inputs equal an earlier one's."""
+    units: int | None = None
+    """Independent units, where the data name them."""
+
+
+class Splits(_Value):
+    """The splits of a run."""
+
+    held_out: SplitInfo
+    calibration: SplitInfo | None = None
+    tuning: SplitInfo | None = None
+
+
+class PolicySource(_Value):
+    """Where the policy was written, so that a report can point at a line."""
+
+    file: str
+    lines: dict[str, int]
+    """Budget id to the line it begins on."""
+
+
+class Baseline(_Value):
+    """FP32 held against what training reported."""
+
+    metric: str
+    expected: float
+    measured: float
+    within: float
+
+
+class Provenance(_Value):
+    """What else the verdict depends on."""
+
+    git: str | None
+    """Commit of the working folder, `-dirty` where it was changed; None outside git."""
+    versions: dict[str, str]
+    cpu: dict[str, Any]
+    """Model name, architecture, and the features INT8 kernels use."""
+    seed: int
+    policy_sha256: str
+    threads: int
+    batch_size: int
+
+
+class PreviousRelease(_Value):
+    """The last PASS of the same model, and what is different now."""
+
+    when: datetime
+    run: str
+    """The tracker's id."""
+    changes: tuple[str, ...]
+    """One phrase each: weights, recipe, data, policy, onnxruntime, CPU, FP32 moved, INT8 moved."""
+
+
+class GateRecord(_Value):
+    """Everything about one run of the gate: the only document that later steps read."""
+
+    schema_version: Literal[1] = 1
+    id: str
+    """Unique, sortable: UTC time and the candidate's hash."""
+    created: datetime
+    model: str
+    stage: Stage
+    policy: Policy
+    """Resolved: `extends` merged, recipe and defaults filled in."""
+    policy_source: PolicySource
+    candidate: CandidateInfo
+    int8: Int8Info
+    splits: Splits
+    preprocessing_sha256: str
+    baseline: tuple[Baseline, ...]
+    """Empty where the policy says `expect_fp32: unknown`."""
+    comparisons: tuple[Comparison, ...]
+    """Every budget's, then every other metric of the task."""
+    alpha: float
+    attempt: int | None = None
+    """Attempt on this held-out set since the last PASS; None without a ledger."""
+    ledger: Literal["none", "tracker"] = "none"
+    """What counts attempts: a record without a ledger cannot be promoted."""
+    verdict: Verdict
+    previous: PreviousRelease | None = None
+    provenance: Provenance
+    durations: dict[str, float]
+    """Seconds by step."""
+    examples_evaluated: int
+    examples_total: int
+    rows_sha256: str
+    """Of rows.npz beside the record."""
+
+    @property
+    def exit_code(self) -> int:
+        """What the command line exits with: 0 pass, 1 budget exceeded, 3 inconclusive."""
+        if self.policy.judge.mode == "observe" or self.verdict.outcome in ("pass", "waived"):
+            return 0
+        if self.verdict.outcome == "fail":
+            return 1
+        return 0 if self.policy.judge.on_inconclusive == "warn" else 3

@@ -1,0 +1,1 @@
+"""Paired non-inferiority statistics: pure numpy and scipy, importable on their own."""

@@ -1,0 +1,78 @@
+"""Where runs are kept for good."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+from gate import door
+from gate.records import GateRecord
+
+GROUP = "gate.trackers"
+TRACKERS = {
+    "mlflow": "gate.trackers.mlflow:TRACKER",
+    "none": "gate.trackers.none:TRACKER",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class PastRun:
+    """A run of the gate that a tracker remembers."""
+
+    run: str
+    """The tracker's id."""
+    when: datetime
+    stage: str
+    outcome: str
+    """pass, fail, inconclusive, waived; error where the gate could not judge; incomplete where
+    logging was cut short."""
+    candidate: str
+    """sha256, or the source's name where it could not be read."""
+    version: str | None
+    """Of the registered INT8 model, where one was registered."""
+    metrics: dict[str, float]
+    """`<name>[/<slice>]/<quantity>`: the name is `metric` or `metric.limit`, with `@reference`
+    where that is not fp32; a slice is `column=value`; quantities are fp32 (or the reference's
+    name), int8, drop, lower, upper."""
+    tags: dict[str, str]
+    """Everything else it knows."""
+
+
+class Tracker(Protocol):
+    """Keeps records."""
+
+    key: str
+
+    def prepare(self) -> None:
+        """Reach the store, before any work; fail within seconds where it is not there.
+
+        Raises:
+            TrackerError: it cannot be reached or refused.
+        """
+
+    def log(self, record: GateRecord, folder: Path) -> str:
+        """Keep a finished run: the record, and the files beside it in `folder`.
+
+        Returns the run's id. Logging the same record again returns the same run.
+        """
+
+    def log_error(self, model: str, *, stage: str, source: str, error: str) -> None:
+        """Keep the trace of a run that could not judge."""
+
+    def past(self, model: str) -> Sequence[PastRun]:
+        """Runs of a model, newest first."""
+
+    def models(self) -> Sequence[str]:
+        """Every model that has runs, sorted."""
+
+    def record(self, run: str) -> dict[str, Any] | None:
+        """The stored record.json of a run, parsed."""
+
+    def where(self) -> str:
+        """The store, as a person would open it."""
+
+
+def get(key: str) -> Tracker:
+    """The tracker behind `key`; `UsageError` lists the known ones."""
+    return cast(Tracker, door.look_up(GROUP, TRACKERS, key))
