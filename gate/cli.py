@@ -1,0 +1,153 @@
+"""The command line. Every heavy import stands inside its command; the only exit() is here."""
+
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+import click
+
+from gate.errors import EXIT_ERROR, EXIT_INTERRUPTED, EXIT_USAGE, GateError
+
+EPILOG = (
+    "Exit codes: 0 pass · 1 budget exceeded · 2 bad usage or policy · 3 inconclusive · "
+    "4 could not run or record · 130 interrupted. Only 0 releases."
+)
+POLICIES = click.argument("policies", nargs=-1, required=True, metavar="POLICY...")
+MODEL_FOLDER = click.Path(path_type=Path)
+
+
+@click.group(epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="int8-gate", prog_name="gate")
+def cli() -> None:
+    """An INT8 regression gate: quantize a candidate, measure it, let only proven releases pass."""
+
+
+@cli.command()
+@POLICIES
+@click.option("--candidate", help="ONNX or .pt2 file, or models:/name/3, models:/name@alias.")
+@click.option("--stage", type=click.Choice(["pr", "release"]), default="pr", show_default=True)
+@click.option("--out", type=MODEL_FOLDER, help="New or empty folder for record and reports.")
+@click.option("--engine", type=click.Choice(["local"]), default="local", show_default=True)
+@click.option("--tracker", default="mlflow", show_default=True, help="mlflow or none.")
+@click.option("--format", "formats", multiple=True, help="Report on stdout: text, markdown, …")
+@click.option("--threads", type=click.IntRange(min=1), help="Of one inference; default: all.")
+@click.option("--trust", is_flag=True, help="Allow formats that run code on load (.pt2).")
+def run(policies: tuple[str, ...], **options: Any) -> int:
+    """Gate a candidate: quantize it, measure it, decide, and record all of it."""
+    from gate.commands.run import run_policies
+
+    options.pop("engine")
+    return run_policies(policies, **options)
+
+
+@cli.command()
+@click.argument("record", type=MODEL_FOLDER)
+@click.option("--policy", help="Judge by this policy instead of the recorded one.")
+@click.option("--format", "format_", default="text", show_default=True)
+def judge(record: Path, policy: str | None, format_: str) -> int:
+    """Decide again from a record, running no model."""
+    from gate.commands.judge import judge as judge_again
+    from gate.commands.report import show
+
+    again = judge_again(record, policy)
+    show([again], [format_])
+    return again.exit_code
+
+
+@cli.command()
+@click.argument("record", type=MODEL_FOLDER)
+@click.option("--format", "format_", default="text", show_default=True)
+@click.option("--track", is_flag=True, help="Send a record that could not be tracked.")
+@click.option("--tracker", default="mlflow", show_default=True)
+def report(record: Path, format_: str, track: bool, tracker: str) -> int:
+    """Render a record again; the exit code says nothing about its verdict."""
+    from gate.commands.report import load_record, send, show
+
+    show([load_record(record)], [format_])
+    if track:
+        click.echo(send(record, tracker), err=True)
+    return 0
+
+
+@cli.command()
+@click.argument("model")
+@click.option("--tracker", default="mlflow", show_default=True)
+def history(model: str, tracker: str) -> int:
+    """Degradation over the versions of a model."""
+    from gate import trackers
+    from gate.commands.history import history as past
+    from gate.commands.history import render
+
+    click.echo(render(past(trackers.get(tracker), model)), nl=False)
+    return 0
+
+
+@cli.command()
+@POLICIES
+def check(policies: tuple[str, ...]) -> int:
+    """Validate policies: syntax, names, columns and files."""
+    from gate.commands.check import check as check_all
+
+    lines, code = check_all([Path(policy) for policy in policies])
+    for text, bad in lines:
+        click.echo(text, err=bad)
+    return code
+
+
+@cli.command()
+def schema() -> int:
+    """Print the JSON Schema of a policy, for editors."""
+    import json
+
+    from gate.commands.schema import schema as policy_schema
+
+    click.echo(json.dumps(policy_schema(), indent=2))
+    return 0
+
+
+@cli.command()
+def recipes() -> int:
+    """List the INT8 recipes and when to use which."""
+    from gate.recipes import RECIPES
+
+    width = max(map(len, RECIPES))
+    for name, recipe in RECIPES.items():
+        click.echo(f"{name:<{width}}  {recipe.summary}")
+    return 0
+
+
+@cli.command()
+@click.option("--out", type=MODEL_FOLDER, help="New folder; default .gate/demo-<time>.")
+@click.option("--train", is_flag=True, help="Train the bundled model again first (needs torch).")
+def demo(out: Path | None, train: bool) -> int:
+    """Gate a good release and three bad ones on bundled real data, and show the history."""
+    from gate.commands.demo import demo as run_demo
+
+    return run_demo(out, train=train)
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Run the command line and exit with the code that its outcome calls for."""
+    sys.exit(exit_code_of(arguments))
+
+
+def exit_code_of(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; every way in which it can end, as an exit code."""
+    try:
+        code = cli.main(arguments, prog_name="gate", standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        return EXIT_USAGE
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("gate: interrupted; nothing was decided", err=True)
+        return EXIT_INTERRUPTED
+    except GateError as error:
+        click.echo(f"gate: {error}", err=True)
+        return error.exit_code
+    except Exception:  # noqa: BLE001 - the last boundary: a defect must not look like a verdict
+        traceback.print_exc()
+        click.echo("gate: this is a defect of the gate; nothing was decided", err=True)
+        return EXIT_ERROR
+    return code if isinstance(code, int) else 0

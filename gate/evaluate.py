@@ -1,0 +1,215 @@
+"""One loop over fixed batches that runs both models, and the rows that it leaves."""
+
+import io
+import os
+import zipfile
+import zlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gate.backends import Runner
+from gate.errors import EvaluationError, RecordError
+from gate.metrics import Metric
+from gate.records import Array, Batch, Evaluation, Rows, Split
+from gate.tasks import BoundTask
+
+SAMPLE = 64
+"""Examples whose raw INT8 outputs are kept, for replay elsewhere."""
+_NAMED = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluated:
+    """An evaluation, and a seeded sample of the INT8 model's raw outputs."""
+
+    evaluation: Evaluation
+    sample: Mapping[str, Array]
+    """`id` (S,), and `output/<name>` (S, …) for each output."""
+
+
+@dataclass(slots=True)
+class _Collected:
+    """What grows with each batch; concatenated once, at the end."""
+
+    fp32: dict[str, list[Array]] = field(default_factory=dict)
+    int8: dict[str, list[Array]] = field(default_factory=dict)
+    broken: list[str] = field(default_factory=list)
+    sample: dict[str, list[Array]] = field(default_factory=dict)
+
+
+def evaluate(
+    fp32: Runner,
+    int8: Runner,
+    split: Split,
+    *,
+    task: BoundTask,
+    metrics: Mapping[str, Metric],
+    batch_size: int,
+    seed: int,
+    progress: Callable[[int], None],
+) -> Evaluated:
+    """Run both models on the same batches, in order, and keep each example's rows.
+
+    Args:
+        metrics: those whose rows are wanted; metrics of one observation share them.
+        batch_size: fixed, because the arithmetic of some kernels depends on it.
+        progress: called with the number of examples done after each batch.
+
+    Raises:
+        EvaluationError: a model fails, or FP32 itself gives NaN or Inf.
+    """
+    observed = {metric.observation: metric for metric in metrics.values()}
+    kept = _sampled(len(split), seed)
+    collected = _Collected()
+    for batch in split.batches(batch_size):
+        _observe(fp32, int8, batch, task=task, observed=observed, kept=kept, into=collected)
+        progress(len(batch.ids))
+    return Evaluated(_evaluation(split, collected), _joined(collected.sample))
+
+
+def _sampled(n: int, seed: int) -> Array:
+    """(N,) of bool: the examples whose raw outputs are kept."""
+    chosen = np.zeros(n, dtype=bool)
+    chosen[np.random.default_rng(seed).choice(n, size=min(SAMPLE, n), replace=False)] = True
+    return chosen
+
+
+def _observe(
+    fp32: Runner,
+    int8: Runner,
+    batch: Batch,
+    *,
+    task: BoundTask,
+    observed: Mapping[str, Metric],
+    kept: Array,
+    into: _Collected,
+) -> None:
+    reference = task.decode(fp32.run(batch.feeds))
+    _demand_finite(reference, batch)
+    outputs = int8.run(batch.feeds)
+    scores = task.decode(outputs)
+    into.broken.extend(batch.ids[~_finite(scores)].tolist())
+    assert batch.targets is not None
+    for name, metric in observed.items():
+        into.fp32.setdefault(name, []).append(metric.observe(reference, batch.targets, None))
+        into.int8.setdefault(name, []).append(metric.observe(scores, batch.targets, reference))
+    here = kept[batch.start : batch.start + len(batch.ids)]
+    into.sample.setdefault("id", []).append(batch.ids[here])
+    for name, values in outputs.items():
+        into.sample.setdefault(f"output/{name}", []).append(values[here])
+
+
+def _finite(scores: Array) -> Array:
+    """(B,) of bool."""
+    return np.asarray(np.isfinite(scores).reshape(len(scores), -1).all(axis=1))
+
+
+def _demand_finite(scores: Array, batch: Batch) -> None:
+    broken = batch.ids[~_finite(scores)]
+    if len(broken):
+        named = ", ".join(broken[:_NAMED])
+        raise EvaluationError(
+            f"the FP32 model gives NaN or Inf on {len(broken)} held-out examples of one batch "
+            f"(first ids: {named}): it is no baseline. Mend the model, or these examples"
+        )
+
+
+def _evaluation(split: Split, collected: _Collected) -> Evaluation:
+    assert split.targets is not None
+    target = {"target": split.targets} if split.targets.ndim == 1 else {}
+    return Evaluation(
+        ids=split.ids,
+        targets=split.targets,
+        slices={**split.slices, **target},
+        unit=split.unit,
+        fp32={name: Rows(rows) for name, rows in _joined(collected.fp32).items()},
+        int8={name: Rows(rows) for name, rows in _joined(collected.int8).items()},
+        problems=_problems(collected, len(split)),
+    )
+
+
+def _problems(collected: _Collected, n: int) -> dict[str, str]:
+    if not collected.broken:
+        return {}
+    named = ", ".join(collected.broken[:_NAMED])
+    why = (
+        f"the INT8 model gives NaN or Inf on {len(collected.broken)} of {n} examples "
+        f"(first ids: {named})"
+    )
+    return dict.fromkeys(collected.int8, why)
+
+
+def _joined(parts: Mapping[str, list[Array]]) -> dict[str, Array]:
+    return {name: np.concatenate(arrays) for name, arrays in parts.items()}
+
+
+# ── rows.npz ──────────────────────────────────────────────────────────────────────────────
+
+
+def save_arrays(path: Path, arrays: Mapping[str, Array]) -> None:
+    """Write an npz; the same arrays give the same bytes.
+
+    `numpy.savez` takes names as keyword arguments, which not every output name can be.
+    """
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name in sorted(arrays):
+            buffer = io.BytesIO()
+            np.lib.format.write_array(buffer, np.asarray(arrays[name]), allow_pickle=False)
+            entry = zipfile.ZipInfo(name + ".npy", date_time=(1980, 1, 1, 0, 0, 0))
+            entry.compress_type = zipfile.ZIP_DEFLATED
+            archive.writestr(entry, buffer.getvalue())
+
+
+def rows_of(evaluation: Evaluation) -> dict[str, Array]:
+    """The arrays of `rows.npz`: id, target, unit, `slice/…`, `fp32/…` and `int8/…` rows."""
+    arrays = {"id": evaluation.ids, "target": evaluation.targets}
+    if evaluation.unit is not None:
+        arrays["unit"] = evaluation.unit
+    arrays |= {f"slice/{name}": values for name, values in evaluation.slices.items()}
+    arrays |= {f"fp32/{name}": rows.values for name, rows in evaluation.fp32.items()}
+    arrays |= {f"int8/{name}": rows.values for name, rows in evaluation.int8.items()}
+    arrays |= {f"problem/{name}": np.array(why) for name, why in evaluation.problems.items()}
+    return arrays
+
+
+def load_rows(path: os.PathLike[str]) -> Evaluation:
+    """The evaluation that `rows_of` described.
+
+    Raises:
+        RecordError: the file is missing or damaged.
+    """
+    try:
+        with Path(path).open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
+            arrays: dict[str, Any] = dict(archive)
+        ids, targets = arrays["id"], arrays["target"]
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        TypeError,
+        EOFError,
+        zipfile.BadZipFile,
+        zlib.error,
+    ) as error:
+        raise RecordError(f"{path} is missing or damaged, run the gate again: {error}") from error
+    return Evaluation(
+        ids=ids,
+        targets=targets,
+        slices=_under(arrays, "slice/"),
+        unit=arrays.get("unit"),
+        fp32={name: Rows(values) for name, values in _under(arrays, "fp32/").items()},
+        int8={name: Rows(values) for name, values in _under(arrays, "int8/").items()},
+        problems={name: str(why) for name, why in _under(arrays, "problem/").items()},
+    )
+
+
+def _under(arrays: Mapping[str, Array], prefix: str) -> dict[str, Array]:
+    return {
+        name.removeprefix(prefix): values
+        for name, values in arrays.items()
+        if name.startswith(prefix)
+    }

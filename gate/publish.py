@@ -1,0 +1,113 @@
+"""A verdict made durable: the record's folder first, the tracker last."""
+
+import os
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from gate import reporters
+from gate.errors import GateError, RecordError, TrackerError, UsageError
+from gate.records import GateRecord
+from gate.trackers import PastRun, Tracker
+
+RECORD = "record.json"
+
+
+def claim(folder: Path) -> Path:
+    """A folder for a record: made, shown to be writable, and empty.
+
+    Raises:
+        UsageError: it holds something, or cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        occupied = next(folder.iterdir(), None)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise UsageError(f"--out {folder} cannot be written: {error.strerror}") from error
+    if occupied is not None:
+        raise UsageError(
+            f"--out {folder} is not empty (it holds {occupied.name}): name a new folder, "
+            "a record is never overwritten"
+        )
+    return folder
+
+
+def keep_models(scratch: Path, folder: Path) -> None:
+    """Move both models, with their external data, out of the run's private folder."""
+    for file in sorted(scratch.glob("model.*.onnx*")):
+        shutil.move(file, folder / file.name)
+
+
+def finish(record: GateRecord, folder: Path) -> None:
+    """Write every report of a record into its folder, and the record itself last and at once.
+
+    A folder without `record.json` is not a finished run, however it came to be.
+
+    Raises:
+        RecordError: the folder cannot be written.
+    """
+    try:
+        for key in reporters.names():
+            reporter = reporters.get(key)
+            if reporter.filename not in (None, RECORD):
+                _replace(folder / str(reporter.filename), reporter.render(record))
+        _replace(folder / RECORD, reporters.get("json").render(record))
+    except OSError as error:
+        raise RecordError(f"the record cannot be written to {folder}: {error}") from error
+
+
+def _replace(path: Path, text: str) -> None:
+    """Write a file so that it is there whole or not at all."""
+    partial = path.with_name(f".{path.name}.partial")
+    with partial.open("w", encoding="utf-8") as stream:
+        stream.write(text)
+        stream.flush()
+        os.fsync(stream.fileno())
+    partial.replace(path)
+
+
+# ── the tracker ───────────────────────────────────────────────────────────────────────────
+
+
+def last_pass(keeper: Tracker, model: str) -> tuple[PastRun, Mapping[str, Any] | None] | None:
+    """The newest PASS of a model, with its stored record where it has one.
+
+    Raises:
+        TrackerError: the tracker cannot be reached.
+    """
+    for past in keeper.past(model):
+        if past.outcome == "pass":
+            return past, keeper.record(past.run)
+    return None
+
+
+def send(keeper: Tracker, record: GateRecord, folder: Path) -> str:
+    """Give a finished record to the tracker; its id there.
+
+    Raises:
+        TrackerError: it could not be kept; says how to send it later.
+    """
+    try:
+        return keeper.log(record, folder)
+    except TrackerError as error:
+        raise unsent(error, folder) from error
+
+
+def unsent(error: TrackerError, folder: Path) -> TrackerError:
+    """What to say, and do, when the tracker fails after the verdict."""
+    return TrackerError(
+        f"{error}\nThe record is complete in {folder}, but it is not tracked, so this run does "
+        f"not release. Send it later with: gate report --track {folder / RECORD}"
+    )
+
+
+def leave_trace(keeper: Tracker, error: GateError, **where: str) -> None:
+    """Keep the trace of a run that could not judge; the first error stays the one that is told."""
+    try:
+        keeper.log_error(error=str(error), **where)
+    except TrackerError as second:
+        error.add_note(f"gate: and the tracker could not keep the trace of this: {second}")

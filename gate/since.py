@@ -1,0 +1,93 @@
+"""What is different from the last PASS of the same model: the first thing asked of a red run."""
+
+from collections.abc import Iterator, Mapping
+from datetime import datetime
+from typing import Any
+
+from pydantic import ValidationError
+
+from gate.records import Comparison, GateRecord, PreviousRelease
+
+_MOVED = 1e-9
+_CPU_KEYS = ("model", "architecture", "vnni")
+
+
+def since(
+    record: GateRecord, stored: Mapping[str, Any] | None, *, run: str, when: datetime
+) -> PreviousRelease:
+    """Compare a record with that of the last PASS.
+
+    Args:
+        record: this run.
+        stored: the record of the last PASS, parsed from JSON; None where it is lost.
+        run: the tracker's id of the last PASS.
+        when: its time.
+    """
+    try:
+        last = GateRecord.model_validate(stored)
+    except ValidationError:
+        lost = f"unknown: the record of run {run} is lost, damaged or of another version"
+        return PreviousRelease(when=when, run=run, changes=(lost,))
+    changes = (*_inputs(record, last), *_results(record, last))
+    return PreviousRelease(when=last.created, run=run, changes=changes)
+
+
+def _inputs(now: GateRecord, last: GateRecord) -> Iterator[str]:
+    if now.candidate.fp32_sha256 != last.candidate.fp32_sha256:
+        yield f"weights: {_short(last.candidate.sha256)} -> {_short(now.candidate.sha256)}"
+    if now.int8.recipe != last.int8.recipe:
+        yield f"recipe: {_recipe(last)} -> {_recipe(now)}"
+    yield from _splits(now, last)
+    if now.preprocessing_sha256 != last.preprocessing_sha256:
+        yield "preprocessing"
+    if now.policy.judge != last.policy.judge:
+        yield f"policy: {', '.join(_differing(now.policy.judge, last.policy.judge))}"
+    yield from _machine(now, last)
+
+
+def _splits(now: GateRecord, last: GateRecord) -> Iterator[str]:
+    for name in ("held_out", "calibration"):
+        mine, theirs = getattr(now.splits, name), getattr(last.splits, name)
+        if (mine and mine.sha256) != (theirs and theirs.sha256):
+            yield f"{name.replace('_', '-')} data"
+
+
+def _machine(now: GateRecord, last: GateRecord) -> Iterator[str]:
+    mine, theirs = now.provenance, last.provenance
+    for library in ("onnxruntime", "onnx"):
+        old, new = theirs.versions.get(library), mine.versions.get(library)
+        if old != new:
+            yield f"{library} {old} -> {new}"
+    if any(mine.cpu.get(key) != theirs.cpu.get(key) for key in _CPU_KEYS):
+        yield f"CPU: {theirs.cpu.get('model')} -> {mine.cpu.get('model')}"
+
+
+def _results(now: GateRecord, last: GateRecord) -> Iterator[str]:
+    """Which side of the first budgeted example metric moved."""
+    before = {(c.metric, c.slice, c.against): c for c in last.comparisons}
+    for comparison in now.comparisons:
+        earlier = before.get((comparison.metric, comparison.slice, comparison.against))
+        if comparison.counts is not None and earlier is not None:
+            yield from _moved(comparison, earlier)
+            return
+
+
+def _moved(now: Comparison, last: Comparison) -> Iterator[str]:
+    for side, new, old in (
+        ("FP32", now.reference, last.reference),
+        ("INT8", now.int8, last.int8),
+    ):
+        if new is not None and old is not None and abs(new - old) > _MOVED:
+            yield f"{side} {now.metric} {old:.4g} -> {new:.4g}"
+
+
+def _differing(now: Any, last: Any) -> list[str]:
+    return [name for name in type(now).model_fields if getattr(now, name) != getattr(last, name)]
+
+
+def _recipe(record: GateRecord) -> str:
+    return record.int8.recipe.name
+
+
+def _short(digest: str) -> str:
+    return digest[:12]

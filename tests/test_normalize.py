@@ -1,0 +1,216 @@
+"""Any ONNX to the FP32 ONNX that the gate works on."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+from support.onnx_models import cnn, images, mlp, save
+
+from gate import backends
+from gate.errors import CandidateError
+from gate.normalize import normalize, prove_parity, sha256_of_onnx
+from gate.records import Candidate
+
+BACKEND = backends.get("onnxruntime")
+
+
+def normalized(path: Path, scratch: Path) -> Candidate:
+    scratch.mkdir(exist_ok=True)
+    return normalize(path, name=str(path), sha256=None, backend=BACKEND, threads=1, scratch=scratch)
+
+
+def outputs(path: Path) -> Any:
+    return BACKEND.open(path, threads=1).run({"image": images()})["logits"]
+
+
+def test_the_model_stays_the_same(tmp_path: Path) -> None:
+    path = save(cnn(), tmp_path / "model.onnx")
+    candidate = normalized(path, tmp_path / "scratch")
+    np.testing.assert_allclose(outputs(candidate.path), outputs(path), rtol=1e-5, atol=1e-6)
+    assert candidate.opset >= 17
+    assert candidate.bytes == candidate.path.stat().st_size
+    assert [spec.name for spec in candidate.inputs] == ["image"]
+
+
+def test_the_sha256_of_a_single_file_is_what_sha256sum_prints(tmp_path: Path) -> None:
+    import hashlib
+
+    path = save(cnn(), tmp_path / "model.onnx")
+    candidate = normalized(path, tmp_path / "scratch")
+    assert candidate.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def test_external_data_counts_in_the_sha256(tmp_path: Path) -> None:
+    path = save(cnn(), tmp_path / "model.onnx", external=True)
+    before = sha256_of_onnx(path)
+    data = tmp_path / "model.onnx.data"
+    data.write_bytes(data.read_bytes()[:-1] + b"\x7f")
+    assert sha256_of_onnx(path) != before
+
+
+def test_external_data_is_read(tmp_path: Path) -> None:
+    plain = save(cnn(), tmp_path / "plain.onnx")
+    path = save(cnn(), tmp_path / "external" / "model.onnx", external=True)
+    candidate = normalized(path, tmp_path / "scratch")
+    np.testing.assert_allclose(outputs(candidate.path), outputs(plain), rtol=1e-5, atol=1e-6)
+
+
+def test_the_candidates_folder_is_never_written_to(tmp_path: Path) -> None:
+    folder = tmp_path / "read-only"
+    path = save(cnn(opset=12), folder / "model.onnx")
+    before = {file: file.read_bytes() for file in folder.iterdir()}
+    folder.chmod(0o500)
+    try:
+        normalized(path, tmp_path / "scratch")
+        assert {file: file.read_bytes() for file in folder.iterdir()} == before
+    finally:
+        folder.chmod(0o700)
+
+
+def test_an_old_opset_is_raised(tmp_path: Path) -> None:
+    path = save(cnn(opset=11), tmp_path / "model.onnx")
+    candidate = normalized(path, tmp_path / "scratch")
+    assert candidate.opset == 17
+    assert "opset 11 -> 17" in candidate.steps
+    np.testing.assert_allclose(outputs(candidate.path), outputs(path), rtol=1e-5, atol=1e-6)
+
+
+def test_initializers_leave_the_inputs(tmp_path: Path) -> None:
+    model = cnn()
+    model.graph.input.extend(
+        helper.make_tensor_value_info(t.name, t.data_type, t.dims) for t in model.graph.initializer
+    )
+    candidate = normalized(save(model, tmp_path / "model.onnx"), tmp_path / "scratch")
+    assert [spec.name for spec in candidate.inputs] == ["image"]
+    assert any("taken off the inputs" in step for step in candidate.steps)
+
+
+def test_constants_are_folded_into_weights(tmp_path: Path) -> None:
+    model = mlp()
+    first = model.graph.initializer[0]
+    model.graph.node.insert(0, helper.make_node("Constant", [], [first.name], value=first))
+    model.graph.initializer.remove(first)
+    candidate = normalized(save(model, tmp_path / "model.onnx"), tmp_path / "scratch")
+    assert "Constant" not in {node.op_type for node in onnx.load(candidate.path).graph.node}
+
+
+def test_every_node_has_a_name_of_its_own(tmp_path: Path) -> None:
+    model = cnn(named=False)
+    candidate = normalized(save(model, tmp_path / "model.onnx"), tmp_path / "scratch")
+    names = [node.name for node in onnx.load(candidate.path).graph.node]
+    assert all(names)
+    assert len(set(names)) == len(names)
+
+
+def test_the_normalised_hash_ignores_folder_and_metadata(tmp_path: Path) -> None:
+    plain = normalized(save(cnn(), tmp_path / "a" / "model.onnx"), tmp_path / "one")
+    model = cnn()
+    model.doc_string = "made on the fifth of May"
+    model.graph.node[0].metadata_props.add(key="stack_trace", value="/home/somebody/train.py")
+    other = normalized(save(model, tmp_path / "b" / "other.onnx"), tmp_path / "two")
+    assert plain.sha256 != other.sha256
+    assert plain.fp32_sha256 == other.fp32_sha256
+
+
+# ── what is refused ───────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("content", [b"", b"this is no model", b"\x08\x07"])
+def test_what_is_not_onnx_is_refused(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "model.onnx"
+    path.write_bytes(content)
+    with pytest.raises(CandidateError, match="is not an ONNX"):
+        normalized(path, tmp_path / "scratch")
+
+
+@pytest.mark.parametrize("share", [0.1, 0.5, 0.9, 0.999])
+def test_a_truncated_model_is_refused(tmp_path: Path, share: float) -> None:
+    path = save(cnn(), tmp_path / "model.onnx")
+    content = path.read_bytes()
+    path.write_bytes(content[: int(len(content) * share)])
+    with pytest.raises(CandidateError, match=r"cut off|cannot be"):
+        normalized(path, tmp_path / "scratch")
+
+
+@pytest.mark.parametrize("location", ["../model.onnx.data", "/etc/passwd", "sub/../../x"])
+def test_external_data_outside_the_folder_is_refused(tmp_path: Path, location: str) -> None:
+    path = save(cnn(), tmp_path / "inner" / "model.onnx", external=True)
+    model = onnx.load(path, load_external_data=False)
+    for tensor in model.graph.initializer:
+        for entry in tensor.external_data:
+            if entry.key == "location":
+                entry.value = location
+    path.write_bytes(model.SerializeToString())
+    shutil.copyfile(path.with_name("model.onnx.data"), tmp_path / "model.onnx.data")
+    with pytest.raises(CandidateError, match="lies outside its folder"):
+        normalized(path, tmp_path / "scratch")
+
+
+def test_external_data_behind_a_link_is_refused(tmp_path: Path) -> None:
+    path = save(cnn(), tmp_path / "inner" / "model.onnx", external=True)
+    data = path.with_name("model.onnx.data")
+    data.rename(tmp_path / "elsewhere")
+    data.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(CandidateError, match="lies outside its folder"):
+        normalized(path, tmp_path / "scratch")
+
+
+def test_missing_external_data_is_named(tmp_path: Path) -> None:
+    path = save(cnn(), tmp_path / "model.onnx", external=True)
+    path.with_name("model.onnx.data").unlink()
+    with pytest.raises(CandidateError, match=r"'model.onnx.data' is missing beside it"):
+        normalized(path, tmp_path / "scratch")
+
+
+def test_an_operator_that_the_runtime_does_not_know_is_named(tmp_path: Path) -> None:
+    graph = helper.make_graph(
+        [helper.make_node("Frobnicate", ["x"], ["y"], "odd", domain="acme")],
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 3])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N", 3])],
+    )
+    imports = [helper.make_opsetid("", 17), helper.make_opsetid("acme", 1)]
+    model = helper.make_model(graph, opset_imports=imports, ir_version=8)
+    path = tmp_path / "model.onnx"
+    path.write_bytes(model.SerializeToString())
+    with pytest.raises(CandidateError, match="Frobnicate"):
+        normalized(path, tmp_path / "scratch")
+
+
+# ── parity ────────────────────────────────────────────────────────────────────────────────
+
+
+def test_parity_of_a_model_with_itself_is_exact(tmp_path: Path) -> None:
+    runner = BACKEND.open(save(cnn(), tmp_path / "model.onnx"), threads=1)
+    assert prove_parity(runner.run, runner, {"image": images()}, "m") == 0.0
+
+
+def test_another_model_has_no_parity(tmp_path: Path) -> None:
+    runner = BACKEND.open(save(cnn(), tmp_path / "model.onnx"), threads=1)
+    model = cnn()
+    bias = model.graph.initializer[-1]
+    moved = numpy_helper.to_array(bias) + np.float32(0.1)
+    bias.CopyFrom(numpy_helper.from_array(moved, bias.name))
+    other = BACKEND.open(save(model, tmp_path / "other.onnx"), threads=1)
+    with pytest.raises(CandidateError, match="no longer computes the same"):
+        prove_parity(other.run, runner, {"image": images()}, "m")
+
+
+def test_nan_has_no_parity_with_a_number(tmp_path: Path) -> None:
+    runner = BACKEND.open(save(cnn(), tmp_path / "model.onnx"), threads=1)
+
+    def broken(feeds: Any) -> Any:
+        return {"logits": np.full_like(runner.run(feeds)["logits"], np.nan)}
+
+    with pytest.raises(CandidateError, match="no longer computes the same"):
+        prove_parity(broken, runner, {"image": images()}, "m")
+
+
+def test_renamed_outputs_have_no_parity(tmp_path: Path) -> None:
+    runner = BACKEND.open(save(cnn(), tmp_path / "model.onnx"), threads=1)
+    with pytest.raises(CandidateError, match=r"\['other'\] became \['logits'\]"):
+        prove_parity(lambda feeds: {"other": images()}, runner, {"image": images()}, "m")
