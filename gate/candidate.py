@@ -6,7 +6,9 @@ execute code on load (`.pt2`, MLflow's pytorch flavour) need `trust`.
 """
 
 import hashlib
+import logging
 import os
+import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -212,7 +214,7 @@ def _exported_program(path: Path, name: str, scratch: Path) -> Source:
     torch = _torch(name)
     try:
         program = torch.export.load(path)
-    except (RuntimeError, ValueError, KeyError, OSError, AssertionError) as error:
+    except (RuntimeError, ValueError, KeyError, OSError, zipfile.BadZipFile) as error:
         raise CandidateError(f"candidate {name} is not a .pt2 program: {_first(error)}") from error
     with path.open("rb") as stream:
         sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
@@ -303,10 +305,12 @@ def _at_least_two(value: Array) -> Array:
 def _torch(name: str) -> Any:
     try:
         import torch
+
     except ModuleNotFoundError as error:
         raise UsageError(
             f"candidate {name} needs torch: pip install 'int8-gate[torch]', or export it to ONNX"
         ) from error
+    logging.getLogger("torch").setLevel(logging.ERROR)  # it warns of torchvision at every export
     return torch
 
 

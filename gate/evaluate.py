@@ -7,14 +7,15 @@ import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
 from gate.backends import Runner
-from gate.errors import EvaluationError, RecordError
+from gate.errors import BaselineError, EvaluationError, RecordError
 from gate.metrics import Metric
-from gate.records import Array, Batch, Evaluation, Rows, Split
+from gate.policy import ExpectFp32
+from gate.records import Array, Baseline, Batch, Evaluation, Rows, Split
 from gate.tasks import BoundTask
 
 SAMPLE = 64
@@ -145,6 +146,34 @@ def _problems(collected: _Collected, n: int) -> dict[str, str]:
 
 def _joined(parts: Mapping[str, list[Array]]) -> dict[str, Array]:
     return {name: np.concatenate(arrays) for name, arrays in parts.items()}
+
+
+def demand_baseline(
+    expected: ExpectFp32 | Literal["unknown"],
+    evaluation: Evaluation,
+    metrics: Mapping[str, Metric],
+) -> tuple[Baseline, ...]:
+    """FP32 held against what training reported.
+
+    Raises:
+        BaselineError: it measures something else; then no comparison means anything.
+    """
+    if expected == "unknown":
+        return ()
+    checks = []
+    for name, value in expected.metrics.items():
+        metric = metrics[name]
+        measured = metric.summarize(evaluation.fp32[metric.observation])
+        if not abs(measured - value) <= expected.within:
+            raise BaselineError(
+                f"FP32 {name} is {measured:.4f} on the held-out data, and the policy expects "
+                f"{value:.4f} within {expected.within}: preprocessing, class order or data differ "
+                "from training. Nothing was compared; mend them, or `expect_fp32` if it is wrong"
+            )
+        checks.append(
+            Baseline(metric=name, expected=value, measured=measured, within=expected.within)
+        )
+    return tuple(checks)
 
 
 # ── rows.npz ──────────────────────────────────────────────────────────────────────────────

@@ -1,7 +1,6 @@
 """`run_gate`: the whole story of one run, from a candidate to a verdict on the record."""
 
 import hashlib
-import json
 import os
 import tempfile
 import time
@@ -19,12 +18,11 @@ from gate.candidate import Source, fetch, input_columns
 from gate.compare import compare_budgets, describe, unsupported
 from gate.decide import decide
 from gate.errors import (
-    BaselineError,
     GateError,
     TrackerError,
     UsageError,
 )
-from gate.evaluate import Evaluated, evaluate, rows_of, save_arrays
+from gate.evaluate import Evaluated, demand_baseline, evaluate, rows_of, save_arrays
 from gate.metrics import ARTIFACT_METRICS, ArtifactMetric, Metric
 from gate.normalize import normalize, prove_parity
 from gate.policy import Policy
@@ -237,7 +235,7 @@ def _judge(
             seed=run.policy.judge.seed,
             progress=run.progress.advance,
         )
-    baseline = _demand_baseline(run.policy, evaluated, metrics)
+    baseline = demand_baseline(run.policy.judge.expect_fp32, evaluated.evaluation, metrics)
     with run.step("judge"):
         comparisons, verdict = _decide(run.policy, candidate, int8, evaluated, metrics)
     return _Judged(candidate, int8, splits, batch_size, evaluated, baseline, comparisons, verdict)
@@ -303,33 +301,6 @@ def _metrics(
         asked += policy.judge.expect_fp32.metrics
     extra = [name for name in asked if name not in ARTIFACT_METRICS]
     return task, dict(task.metrics) | {name: task.metric(name) for name in extra}
-
-
-def _demand_baseline(
-    policy: Policy, evaluated: Evaluated, metrics: Mapping[str, Metric]
-) -> tuple[Baseline, ...]:
-    """FP32 held against what training reported.
-
-    Raises:
-        BaselineError: it measures something else; then no comparison means anything.
-    """
-    expected = policy.judge.expect_fp32
-    if expected == "unknown":
-        return ()
-    checks = []
-    for name, value in expected.metrics.items():
-        metric = metrics[name]
-        measured = metric.summarize(evaluated.evaluation.fp32[metric.observation])
-        if not abs(measured - value) <= expected.within:
-            raise BaselineError(
-                f"FP32 {name} is {measured:.4f} on the held-out data, and the policy expects "
-                f"{value:.4f} within {expected.within}: preprocessing, class order or data differ "
-                "from training. Nothing was compared; mend them, or `expect_fp32` if it is wrong"
-            )
-        checks.append(
-            Baseline(metric=name, expected=value, measured=measured, within=expected.within)
-        )
-    return tuple(checks)
 
 
 def _decide(
@@ -425,7 +396,7 @@ def _record(
         candidate=CandidateInfo.of(candidate),
         int8=Int8Info.of(int8),
         splits=Splits.model_validate(infos),
-        preprocessing_sha256=_preprocessing_sha256(policy),
+        preprocessing_sha256=preprocess.digest(policy.build.preprocess),
         baseline=judged.baseline,
         comparisons=judged.comparisons,
         alpha=policy.alpha,
@@ -443,10 +414,3 @@ def _record(
         examples_total=len(held_out),
         rows_sha256=rows_sha256,
     )
-
-
-def _preprocessing_sha256(policy: Policy) -> str:
-    """Of what happens to an input, kept apart from the data's own hash."""
-    preprocess = policy.build.preprocess
-    told = preprocess.model_dump() if preprocess else None
-    return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()

@@ -256,10 +256,17 @@ class Judge(_Strict):
         return self
 
 
+def _whole(value: Any) -> Any:
+    """1 and nothing that Python takes for equal: true, 1.0."""
+    if type(value) is not int:
+        raise ValueError(f"version must be 1, not {value!r}")
+    return value
+
+
 class Policy(_Strict):
     """A model's accuracy budget and how its release is built."""
 
-    version: Literal[1]
+    version: Annotated[Literal[1], BeforeValidator(_whole)]
     """Of the policy language."""
     model: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$", max_length=100)
     """The registered model's name; history is kept under it."""

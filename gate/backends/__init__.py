@@ -49,15 +49,20 @@ class Backend(Protocol):
         """Tensors whose ranges `quantize` needs for this recipe."""
 
     def quantize(self, model: Path, recipe: Recipe, ranges: Ranges, destination: Path) -> None:
-        """Write the INT8 model.
+        """Write the INT8 model; what one file cannot hold goes to `<destination>.data`.
 
         Raises:
             QuantizationError: the recipe names nodes or operators that do not exist, or the
                 runtime's quantizer failed.
         """
 
-    def profile(self, model: Path, feeds: Mapping[str, Array]) -> tuple[Kernel, ...]:
-        """Run once and report every kernel that executed, with its real work."""
+    def profile(
+        self, model: Path, feeds: Mapping[str, Array], *, optimize: bool = True
+    ) -> tuple[Kernel, ...]:
+        """Run once and report every kernel that executed, with its real work.
+
+        Without `optimize` the graph runs as written, so that nodes keep their names.
+        """
 
     def versions(self) -> dict[str, str]:
         """Libraries whose version can change results."""

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from gate import reporters
 from gate.commands.progress import progress
 from gate.commands.report import show
 from gate.errors import GateError, UsageError, worst
@@ -32,21 +33,22 @@ def run_policies(
         raise UsageError(
             "--candidate goes with one policy; with several, each names its own `build.candidate`"
         )
+    for key in formats:
+        reporters.get(key)  # an unknown format is told before any work
     records: list[GateRecord] = []
-    codes: list[int] = []
+    problems: list[tuple[str, GateError]] = []
     for policy in policies:
         folder = out / Path(policy).stem if out is not None and len(policies) > 1 else out
         try:
             finished = _run(policy, candidate=candidate, stage=stage, out=folder, **options)
         except GateError as error:
             _tell(error)
-            codes.append(error.exit_code)
+            problems.append((policy, error))
             continue
         records.append(finished.record)
-        codes.append(finished.record.exit_code)
         click.echo(f"gate: record in {finished.folder}", err=True)
-    show(records, formats)
-    return worst(codes)
+    show(records, formats, problems)
+    return worst([r.exit_code for r in records] + [error.exit_code for _, error in problems])
 
 
 def _run(policy: str, **options: Any) -> Finished:

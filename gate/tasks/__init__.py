@@ -45,11 +45,15 @@ class Task(Protocol):
         """Whether a known metric compares INT8 with FP32 in itself."""
 
     def bind(
-        self, build: Build, outputs: tuple[TensorSpec, ...], targets: Array, first: Array
+        self,
+        build: Build,
+        outputs: tuple[TensorSpec, ...],
+        targets: Array,
+        first: Mapping[str, Array],
     ) -> BoundTask:
         """Fit the task to a model's outputs and all targets of a split.
 
-        `first` are the FP32 model's raw outputs (B, …) of the output that is read, for one batch.
+        `first` are the FP32 model's raw outputs by name, (B, …) each, for one batch.
 
         Raises:
             DataError: targets and outputs do not fit; says which example and why.

@@ -1,0 +1,154 @@
+"""ONNX graphs as data: read, walked, typed and written for the `onnxruntime` backend."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from gate.errors import CandidateError
+
+INLINE_LIMIT = 1_500_000_000
+"""Bytes above which weights go to a file beside the model; protobuf ends at 2 GB."""
+
+
+def read(path: Path, *, weights: bool = True) -> Any:
+    """The ModelProto in `path`; without `weights`, external data stay on disk.
+
+    Raises:
+        CandidateError: it is not a readable ONNX model.
+    """
+    import onnx
+
+    try:
+        return onnx.load(str(path), load_external_data=weights)
+    except Exception as error:
+        raise CandidateError(
+            f"cannot read {path} as ONNX: {first_line(error)}. Export the model again."
+        ) from error
+
+
+def write(model: Any, destination: Path) -> None:
+    """Write the model; large ones keep their weights in `<name>.data` beside it."""
+    import onnx
+
+    location = f"{destination.name}.data"
+    destination.with_name(location).unlink(missing_ok=True)
+    if _weight_bytes(model) <= INLINE_LIMIT:
+        onnx.save_model(model, str(destination))
+        return
+    onnx.save_model(model, str(destination), save_as_external_data=True, location=location)
+
+
+def needs_data_file(path: Path) -> bool:
+    """Whether the model's weights lie beside it, or are too much for one file."""
+    beside = any(tensor.external_data for tensor in _weights(read(path, weights=False)))
+    return beside or path.stat().st_size > INLINE_LIMIT
+
+
+def _weight_bytes(model: Any) -> int:
+    """Tensor by tensor: protobuf refuses to size a message of 2 GB."""
+    return sum(tensor.ByteSize() for tensor in _weights(model))
+
+
+def _weights(model: Any) -> Iterator[Any]:
+    yield from model.graph.initializer
+    for node, _ in walk(model):
+        for graph in _subgraphs(node):
+            yield from graph.initializer
+
+
+def walk(model: Any) -> Iterator[tuple[Any, str]]:
+    """Every node with the path of the subgraph or function that holds it, `""` at the top."""
+    yield from _walk(model.graph.node, "")
+    for function in model.functions:
+        yield from _walk(function.node, f"{function.name}/")
+
+
+def _walk(nodes: Any, where: str) -> Iterator[tuple[Any, str]]:
+    for node in nodes:
+        yield node, where
+        for graph in _subgraphs(node):
+            yield from _walk(graph.node, f"{where}{node.name or node.op_type}/")
+
+
+def _subgraphs(node: Any) -> Iterator[Any]:
+    for attribute in node.attribute:
+        if attribute.HasField("g"):
+            yield attribute.g
+        yield from attribute.graphs
+
+
+def name_nodes(model: Any) -> None:
+    """Name nameless nodes as the runtime does, `Conv_3`, so that they can be spoken of."""
+    taken = {node.name for node in model.graph.node}
+    for index, node in enumerate(model.graph.node):
+        if node.name:
+            continue
+        name = f"{node.op_type}_{index}"
+        while name in taken:
+            name += "_"
+        node.name = name
+        taken.add(name)
+
+
+def drop_weight_inputs(model: Any) -> None:
+    """Take initializers off the inputs, where IR versions below 4 list them."""
+    weights = {tensor.name for tensor in model.graph.initializer}
+    kept = [value for value in model.graph.input if value.name not in weights]
+    if len(kept) < len(model.graph.input):
+        del model.graph.input[:]
+        model.graph.input.extend(kept)
+        model.ir_version = max(model.ir_version, 4)
+
+
+def typed(model: Any) -> Any:
+    """The model with the types and shapes of its tensors inferred, as far as they can be.
+
+    `model` itself is used up: writing a large one takes its weights out of it. What it says of
+    its weights is dropped: a quantizer that transposes one would contradict it.
+    """
+    from onnx import shape_inference
+
+    weights = {tensor.name for tensor in model.graph.initializer}
+    stated = [value for value in model.graph.value_info if value.name not in weights]
+    del model.graph.value_info[:]
+    model.graph.value_info.extend(stated)
+    if _weight_bytes(model) <= INLINE_LIMIT:
+        return shape_inference.infer_shapes(model)
+    with TemporaryDirectory(prefix="gate-") as folder:
+        return _typed_on_disk(model, Path(folder))
+
+
+def _typed_on_disk(model: Any, folder: Path) -> Any:
+    import onnx
+
+    whole, inferred = folder / "model.onnx", folder / "inferred.onnx"
+    onnx.save_model(model, str(whole), save_as_external_data=True, location="model.data")
+    onnx.shape_inference.infer_shapes_path(str(whole), str(inferred))
+    return onnx.load(str(inferred))
+
+
+def tensor_types(model: Any) -> dict[str, int]:
+    """Element type by tensor name, of inputs, outputs and what `typed` inferred."""
+    graph = model.graph
+    values = [*graph.value_info, *graph.output, *graph.input]
+    return {value.name: value.type.tensor_type.elem_type for value in values}
+
+
+def opset(model: Any) -> int:
+    """Version of the standard operators."""
+    return max((entry.version for entry in model.opset_import if not entry.domain), default=0)
+
+
+def keep_used_domains(model: Any) -> None:
+    """Drop operator sets that no node uses; the runtime lists all it knows."""
+    used = {node.domain for node, _ in walk(model)} | {""}
+    kept = [entry for entry in model.opset_import if entry.domain in used]
+    del model.opset_import[:]
+    model.opset_import.extend(kept)
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of a library's message, without a full stop."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[0].strip().rstrip(".")

@@ -1,0 +1,358 @@
+"""Recipes -> INT8 graphs, with ONNX Runtime's own graph rewriting and our ranges.
+
+Its public `quantize_static` and `quantize_dynamic` are not used: they calibrate by keeping every
+activation, write beside their input, and succeed on misspelt names and graphs they cannot touch.
+"""
+
+import logging
+import threading
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Any
+
+from gate.backends import _onnxruntime_graph as graphs
+from gate.backends._onnxruntime_profile import INTEGER_OPERAND
+from gate.errors import QuantizationError
+from gate.recipes import RECIPES, Recipe
+
+Ranges = Mapping[str, tuple[float, float]]
+
+_WORKING_OPS = frozenset(
+    (
+        *("Conv", "ConvTranspose", "DeformConv", "Gemm", "MatMul", "Einsum"),
+        *("LSTM", "GRU", "RNN", "Attention", "MultiHeadAttention"),
+    )
+)
+"""Operators that multiply and accumulate."""
+_INTEGER_OPS = frozenset(INTEGER_OPERAND) | {
+    "QuantizeLinear",
+    "DequantizeLinear",
+    "DynamicQuantizeLinear",
+}
+"""Operators that only a quantized model has."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A recipe fitted to one model."""
+
+    model: Any
+    """ModelProto, its nodes named, its tensors typed."""
+    op_types: tuple[str, ...]
+    """Operators of which some are quantized."""
+    selected: tuple[str, ...]
+    """Names of the nodes to quantize."""
+    excluded: tuple[str, ...]
+    """Names of the others."""
+
+
+def plan(model: Any, recipe: Recipe) -> Plan:
+    """Fit `recipe` to `model`, which is used up.
+
+    Raises:
+        QuantizationError: the recipe names what does not exist, or nothing would be quantized.
+    """
+    graphs.name_nodes(model)
+    graphs.drop_weight_inputs(model)
+    _refuse_quantized(model)
+    _check_types(recipe)
+    _check_opset(model, recipe)
+    _check_names(model, recipe)
+    chosen = _chosen_op_types(recipe)
+    selected = [node for node in model.graph.node if _is_selected(node, recipe, chosen)]
+    if not any(node.op_type in _WORKING_OPS for node in selected):
+        raise QuantizationError(_why_nothing(model, recipe))
+    names = {node.name for node in selected}
+    return Plan(
+        model=graphs.typed(model),
+        op_types=tuple(sorted({node.op_type for node in selected})),
+        selected=tuple(node.name for node in selected),
+        excluded=tuple(node.name for node in model.graph.node if node.name not in names),
+    )
+
+
+def activations(fitted: Plan) -> tuple[str, ...]:
+    """Float tensors that are no weights and that a node to be quantized reads or writes."""
+    weights = {tensor.name for tensor in fitted.model.graph.initializer}
+    types = graphs.tensor_types(fitted.model)
+    names = {*fitted.selected}
+    nodes = (node for node in fitted.model.graph.node if node.name in names)
+    touched = (name for node in nodes for name in (*node.input, *node.output))
+    floats = _float_types()
+    return tuple(
+        name for name in dict.fromkeys(touched) if name not in weights and types.get(name) in floats
+    )
+
+
+def static(fitted: Plan, recipe: Recipe, ranges: Ranges) -> Any:
+    """The model with QuantizeLinear and DequantizeLinear around what `recipe` quantizes.
+
+    Raises:
+        QuantizationError: a range is missing, or ONNX Runtime's quantizer failed.
+    """
+    from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
+
+    missing = [name for name in activations(fitted) if name not in ranges]
+    if missing:
+        raise QuantizationError(
+            f"no range was calibrated for {_few(missing)}; calibrate every tensor that "
+            "`activations` names"
+        )
+    model = _marked(fitted.model)
+    with _quiet(), _explained(recipe):
+        quantizer = QDQQuantizer(
+            model=model,
+            per_channel=recipe.per_channel,
+            reduce_range=False,  # 7-bit weights are a choice of their own, never a default
+            weight_qType=_quant_type(recipe.weight_type),
+            activation_qType=_quant_type(recipe.activation_type),
+            tensors_range=_tensors_data(ranges, graphs.tensor_types(model)),
+            nodes_to_quantize=[],  # empty means all but the excluded ones
+            nodes_to_exclude=list(fitted.excluded),
+            op_types_to_quantize=list(fitted.op_types),
+            extra_options={
+                # Zero at the middle of int8: TensorRT takes nothing else. uint8 keeps its zero
+                # point, so that what follows a Relu has all 256 steps.
+                "ActivationSymmetric": recipe.activation_type == "int8",
+                # A zero point in the weights costs a correction term in every kernel.
+                "WeightSymmetric": True,
+            },
+        )
+        quantizer.quantize_model()
+        quantizer.model.topological_sort()
+    return _unmarked(quantizer.model.model)
+
+
+def dynamic(fitted: Plan, recipe: Recipe) -> Any:
+    """The model with integer weights, and activations quantized as they come.
+
+    Raises:
+        QuantizationError: ONNX Runtime's quantizer failed.
+    """
+    from onnxruntime.quantization.onnx_quantizer import ONNXQuantizer
+    from onnxruntime.quantization.quant_utils import QuantizationMode
+
+    model = _marked(fitted.model)
+    with _quiet(), _explained(recipe):
+        quantizer = ONNXQuantizer(
+            model=model,
+            per_channel=recipe.per_channel,
+            reduce_range=False,
+            mode=QuantizationMode.IntegerOps,
+            static=False,
+            weight_qType=_quant_type(recipe.weight_type),
+            activation_qType=_quant_type(recipe.activation_type),
+            tensors_range=None,
+            nodes_to_quantize=[],
+            # Every Gemm, excluded or not, is rewritten as MatMul and Add before the choice.
+            nodes_to_exclude=[name + end for name in fitted.excluded for end in ("", "_MatMul")],
+            op_types_to_quantize=sorted({*fitted.op_types, "MatMul"}),
+            extra_options={
+                # A product of two activations quantizes both anew each time: slower than FP32.
+                "MatMulConstBOnly": True,
+                "WeightSymmetric": True,
+            },
+        )
+        quantizer.quantize_model()
+        quantizer.model.topological_sort()
+    return _unmarked(quantizer.model.model)
+
+
+# ── what the recipe asks for ──────────────────────────────────────────────────────────────
+
+
+def supported(scheme: str) -> frozenset[str]:
+    """Operators that ONNX Runtime can quantize by this scheme."""
+    from onnxruntime.quantization import registry
+
+    if scheme == "dynamic":
+        return frozenset(registry.IntegerOpsRegistry) | {"Gemm"}
+    return frozenset(registry.QDQRegistry) | frozenset(registry.QLinearOpsRegistry)
+
+
+def _chosen_op_types(recipe: Recipe) -> frozenset[str]:
+    return (frozenset(recipe.op_types) or supported(recipe.scheme)) - {*recipe.exclude_op_types}
+
+
+def _is_selected(node: Any, recipe: Recipe, op_types: Collection[str]) -> bool:
+    return node.op_type in op_types and node.name not in recipe.exclude_nodes
+
+
+def _refuse_quantized(model: Any) -> None:
+    found = [node.name for node, _ in graphs.walk(model) if node.op_type in _INTEGER_OPS]
+    if found:
+        raise QuantizationError(
+            f"the model is already quantized ({_few(found)}): give the FP32 model as the "
+            "candidate, and the ready INT8 model with --int8"
+        )
+
+
+def _check_types(recipe: Recipe) -> None:
+    if recipe.scheme == "dynamic" and recipe.activation_type != "uint8":
+        raise QuantizationError(
+            "ONNX Runtime quantizes dynamic activations as uint8 only; remove "
+            f"`activation_type: {recipe.activation_type}` or use a static recipe"
+        )
+    if (recipe.activation_type, recipe.weight_type) == ("int8", "uint8"):
+        raise QuantizationError(
+            "ONNX Runtime has no kernels for int8 activations with uint8 weights; "
+            "write `weight_type: int8`"
+        )
+
+
+def _check_opset(model: Any, recipe: Recipe) -> None:
+    need = 13 if recipe.per_channel else 11
+    version = graphs.opset(model)
+    if version < need:
+        raise QuantizationError(
+            f"recipe {recipe.name!r} needs ONNX opset {need} or later and the model has {version}; "
+            "export it again with a later opset, or convert it with onnx.version_converter"
+        )
+
+
+def _check_names(model: Any, recipe: Recipe) -> None:
+    nodes = [node for node, _ in graphs.walk(model)]
+    op_types = {node.op_type for node in nodes}
+    preset = RECIPES[recipe.name].op_types if recipe.name in RECIPES else ()
+    asked = [name for name in recipe.op_types if name not in preset]
+    _require("exclude_nodes", recipe.exclude_nodes, {node.name for node in nodes})
+    _require("exclude_op_types", recipe.exclude_op_types, op_types)
+    _require("op_types", asked, op_types)
+    beyond = [name for name in asked if name not in supported(recipe.scheme)]
+    if beyond:
+        raise QuantizationError(
+            f"ONNX Runtime cannot quantize {_few(beyond)} by a {recipe.scheme} recipe; it can: "
+            f"{', '.join(sorted(supported(recipe.scheme)))}"
+        )
+
+
+def _require(key: str, names: Collection[str], known: Collection[str]) -> None:
+    for name in names:
+        if name in known:
+            continue
+        near = get_close_matches(name, sorted(known), n=3, cutoff=0.4) or sorted(known)[:5]
+        raise QuantizationError(
+            f"the recipe's {key} names {name!r}, which the model does not have; "
+            f"nearest: {', '.join(near) or 'none'}"
+        )
+
+
+# ── why nothing can be quantized ──────────────────────────────────────────────────────────
+
+
+def _why_nothing(model: Any, recipe: Recipe) -> str:
+    workers = [(node, at) for node, at in graphs.walk(model) if node.op_type in _WORKING_OPS]
+    top = [node for node, where in workers if not where]
+    if not workers:
+        return (
+            "the model has nothing to quantize: no operator in it multiplies and accumulates "
+            "(Conv, Gemm, MatMul, …). Release it as FP32; INT8 gains nothing"
+        )
+    if not top:
+        inside = [f"{where}{node.name or node.op_type}" for node, where in workers]
+        return (
+            "nothing can be quantized: all of the model's work is inside subgraphs, where ONNX "
+            f"Runtime's quantizers do not look: {_few(inside)}. Export it without control flow"
+        )
+    names = _few([f"{node.name} ({node.op_type})" for node in top])
+    if any(node.op_type in supported(recipe.scheme) for node in top):
+        return (
+            f"recipe {recipe.name!r} quantizes nothing: its op_types and exclusions leave out all "
+            f"that could be: {names}. Exclude less, or use another recipe"
+        )
+    return (
+        f"nothing can be quantized: ONNX Runtime has no {recipe.scheme} INT8 kernels for what "
+        f"works in this model: {names}. Try another recipe, or release it as FP32"
+    )
+
+
+def _few(names: Collection[str], limit: int = 5) -> str:
+    shown = ", ".join(list(names)[:limit])
+    return shown if len(names) <= limit else f"{shown} and {len(names) - limit} more"
+
+
+# ── ONNX Runtime's quantizers ─────────────────────────────────────────────────────────────
+
+
+def _quant_type(name: str) -> Any:
+    from onnxruntime.quantization import QuantType
+
+    return {"int8": QuantType.QInt8, "uint8": QuantType.QUInt8}[name]
+
+
+def _float_types() -> dict[int, str]:
+    from onnx import TensorProto
+
+    return {TensorProto.FLOAT: "float32", TensorProto.FLOAT16: "float16"}
+
+
+def _tensors_data(ranges: Ranges, types: Mapping[str, int]) -> Any:
+    """Ranges as the quantizer takes them: arrays of the tensor's own type."""
+    import numpy as np
+    from onnxruntime.quantization import CalibrationMethod
+    from onnxruntime.quantization.calibrate import TensorsData
+
+    floats = _float_types()
+    data = {
+        name: tuple(np.array(bound, dtype=floats[types[name]]) for bound in ranges[name])
+        for name in ranges
+        if types.get(name) in floats
+    }
+    return TensorsData(CalibrationMethod.MinMax, data)
+
+
+def _marked(model: Any) -> Any:
+    """Say that types are inferred, or the quantizer writes and reads the whole model to do so."""
+    from onnxruntime.quantization.quant_utils import add_infer_metadata
+
+    add_infer_metadata(model)
+    return model
+
+
+def _unmarked(model: Any) -> Any:
+    kept = [entry for entry in model.metadata_props if entry.key != "onnx.infer"]
+    del model.metadata_props[:]
+    model.metadata_props.extend(kept)
+    return model
+
+
+@contextmanager
+def _explained(recipe: Recipe) -> Iterator[None]:
+    """The quantizers raise AssertionError, KeyError, RuntimeError, TypeError, ValueError, …"""
+    try:
+        yield
+    except Exception as error:
+        raise QuantizationError(
+            f"ONNX Runtime's quantizer failed on recipe {recipe.name!r}: {type(error).__name__}: "
+            f"{graphs.first_line(error)}. Exclude the node that it names, or try another recipe"
+        ) from error
+
+
+_ONE_AT_A_TIME = threading.Lock()
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the quantizers' chatter off stderr; what they skip shows in the profile.
+
+    They log through `logging.warning`, which installs a handler on the root logger where there
+    is none: `lastResort` stands in, so that everyone else's messages go where they went before.
+    """
+    root, stand_in = logging.getLogger(), logging.lastResort
+    with _ONE_AT_A_TIME:
+        added = not root.handlers and stand_in is not None
+        root.addFilter(_is_not_theirs)
+        if added and stand_in is not None:
+            root.addHandler(stand_in)
+        try:
+            yield
+        finally:
+            root.removeFilter(_is_not_theirs)
+            if added and stand_in is not None:
+                root.removeHandler(stand_in)
+
+
+def _is_not_theirs(record: logging.LogRecord) -> bool:
+    return "onnxruntime" not in record.pathname.replace("\\", "/").split("/")

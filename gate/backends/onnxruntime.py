@@ -1,0 +1,256 @@
+"""ONNX Runtime on the CPU: runs models, quantizes them, and proves what ran."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from gate.backends import Ranges
+from gate.backends import _onnxruntime_graph as graphs
+from gate.backends import _onnxruntime_profile as profiles
+from gate.backends import _onnxruntime_quantizer as quantizer
+from gate.errors import CandidateError, EvaluationError
+from gate.recipes import Recipe
+from gate.records import Array, Kernel, TensorSpec
+
+_PROVIDERS = ("CPUExecutionProvider",)
+_SILENT = 4
+_NUMPY_NAMES = {
+    "float": "float32",
+    "double": "float64",
+    "string": "object",
+}
+"""Where ONNX Runtime and numpy call a type differently."""
+
+
+class OnnxRuntime:
+    """The backend; it holds no state."""
+
+    key = "onnxruntime"
+
+    def open(self, model: Path, *, threads: int) -> "Session":
+        """Load `model` with all graph optimizations and deterministic kernels.
+
+        Raises:
+            CandidateError: ONNX Runtime cannot load it.
+        """
+        return Session(_load(str(model), _options(threads), name=model))
+
+    def open_exposed(self, model: Path, tensors: Sequence[str], *, threads: int) -> "Session":
+        """Load `model` with graph optimizations off and `tensors` added to its outputs.
+
+        Nothing is written: the graph is edited in memory, external weights are read in place.
+
+        Raises:
+            CandidateError: ONNX Runtime cannot load it, or it has no such tensor.
+        """
+        options = _options(threads, optimize=False)
+        folder = str(model.parent.resolve())
+        options.add_session_config_entry(
+            "session.model_external_initializers_file_folder_path", folder
+        )
+        proto = _exposed(graphs.read(model, weights=False), tensors)
+        return Session(_load(proto.SerializeToString(), options, name=model))
+
+    def optimize(self, model: Path, destination: Path) -> None:
+        """Write `model` with constants folded and BatchNorm merged, in standard operators.
+
+        Nodes without a name get one. The same input gives the same bytes.
+
+        Raises:
+            CandidateError: ONNX Runtime cannot load it.
+        """
+        import onnxruntime as ort
+
+        options = _options(1)
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
+        with TemporaryDirectory(prefix=".gate-", dir=destination.parent) as folder:
+            written = Path(folder) / "model.onnx"
+            options.optimized_model_filepath = str(written)
+            if graphs.needs_data_file(model):
+                options.add_session_config_entry(
+                    "session.optimized_model_external_initializers_file_name", "model.data"
+                )
+            _load(str(model), options, name=model)
+            optimized = graphs.read(written)
+        _check_standard(model, optimized)
+        graphs.name_nodes(optimized)
+        graphs.keep_used_domains(optimized)
+        graphs.write(optimized, destination)
+
+    def activations(self, model: Path, recipe: Recipe) -> tuple[str, ...]:
+        """Tensors whose ranges `quantize` needs: inputs and outputs of the nodes to quantize.
+
+        Empty for a dynamic recipe.
+
+        Raises:
+            QuantizationError: as `quantize`.
+        """
+        fitted = quantizer.plan(graphs.read(model), recipe)
+        return quantizer.activations(fitted) if recipe.needs_calibration else ()
+
+    def quantize(self, model: Path, recipe: Recipe, ranges: Ranges, destination: Path) -> None:
+        """Write the INT8 model: the same inputs give the same bytes, anywhere, at any time.
+
+        Nothing is written but `destination` (and `<destination>.data` above 1.5 GB).
+
+        Raises:
+            QuantizationError: the recipe names nodes or operators that do not exist, nothing
+                can be quantized, or ONNX Runtime's quantizer failed.
+        """
+        fitted = quantizer.plan(graphs.read(model), recipe)
+        if recipe.scheme == "static":
+            graphs.write(quantizer.static(fitted, recipe, ranges), destination)
+        else:
+            graphs.write(quantizer.dynamic(fitted, recipe), destination)
+
+    def profile(
+        self, model: Path, feeds: Mapping[str, Array], *, optimize: bool = True
+    ) -> tuple[Kernel, ...]:
+        """Run once and report every kernel that executed, with its real work.
+
+        Without `optimize` the graph runs as written, so that nodes keep their names.
+
+        Raises:
+            CandidateError: ONNX Runtime cannot load the model.
+            EvaluationError: it failed on `feeds`.
+        """
+        with TemporaryDirectory(prefix="gate-") as folder:
+            options = _options(1, optimize=optimize)
+            options.enable_profiling = True
+            options.profile_file_prefix = str(Path(folder) / "profile")
+            # Prepacked weights vanish from a kernel's inputs, and with them their shapes.
+            options.add_session_config_entry("session.disable_prepacking", "1")
+            session = Session(_load(str(model), options, name=model))
+            return profiles.parse(session.profiled(feeds), _equations(model))
+
+    def versions(self) -> dict[str, str]:
+        """Libraries whose version can change results."""
+        from importlib.metadata import version
+
+        return {name: version(name) for name in ("onnx", "onnxruntime")}
+
+
+class Session:
+    """A model, loaded."""
+
+    def __init__(self, session: Any) -> None:
+        """Describe what the session takes and gives."""
+        self._session = session
+        self.inputs = tuple(_spec(value) for value in session.get_inputs())
+        self.outputs = tuple(_spec(value) for value in session.get_outputs())
+
+    def run(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        """Outputs by name.
+
+        Raises:
+            EvaluationError: ONNX Runtime refused the inputs or failed.
+        """
+        names = [output.name for output in self.outputs]
+        try:
+            values = self._session.run(names, dict(feeds), _run_options())
+        except Exception as error:
+            raise EvaluationError(
+                f"ONNX Runtime failed: {graphs.first_line(error)}. It was given "
+                f"{_described(feeds)}; the model takes {_wanted(self.inputs)}"
+            ) from error
+        return dict(zip(names, values, strict=True))
+
+    def profiled(self, feeds: Mapping[str, Array]) -> Path:
+        """Run once and close the profile; the file it wrote."""
+        try:
+            self.run(feeds)
+        finally:
+            file = Path(self._session.end_profiling())
+        return file
+
+
+def _options(threads: int, *, optimize: bool = True) -> Any:
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    levels = ort.GraphOptimizationLevel
+    options.graph_optimization_level = levels.ORT_ENABLE_ALL if optimize else levels.ORT_DISABLE_ALL
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.use_deterministic_compute = True
+    options.log_severity_level = _SILENT  # what fails is raised, not printed
+    return options
+
+
+def _run_options() -> Any:
+    import onnxruntime as ort
+
+    options = ort.RunOptions()
+    options.log_severity_level = _SILENT
+    return options
+
+
+def _load(source: str | bytes, options: Any, *, name: Path) -> Any:
+    import onnxruntime as ort
+
+    try:
+        return ort.InferenceSession(source, options, providers=list(_PROVIDERS))
+    except Exception as error:
+        raise CandidateError(
+            f"ONNX Runtime cannot load {name}: {graphs.first_line(error)}. "
+            "Check the file with onnx.checker, or export the model again."
+        ) from error
+
+
+def _spec(value: Any) -> TensorSpec:
+    """`tensor(float)` is float32; what is no tensor keeps ONNX Runtime's word for it."""
+    kind = value.type
+    if kind.startswith("tensor("):
+        inner = kind[len("tensor(") : -1]
+        kind = _NUMPY_NAMES.get(inner, inner)
+    shape = tuple(size if isinstance(size, int) else None for size in value.shape or ())
+    return TensorSpec(name=value.name, dtype=kind, shape=shape)
+
+
+def _described(feeds: Mapping[str, Array]) -> str:
+    parts = [f"{name} {array.dtype}{list(array.shape)}" for name, array in feeds.items()]
+    return ", ".join(parts) or "nothing"
+
+
+def _wanted(inputs: Sequence[TensorSpec]) -> str:
+    parts = []
+    for spec in inputs:
+        sizes = ", ".join("?" if size is None else str(size) for size in spec.shape)
+        parts.append(f"{spec.name} {spec.dtype}[{sizes}]")
+    return ", ".join(parts) or "nothing"
+
+
+def _exposed(proto: Any, tensors: Sequence[str]) -> Any:
+    import onnx
+
+    taken = {value.name for value in (*proto.graph.output, *proto.graph.input)}
+    extra = [name for name in dict.fromkeys(tensors) if name not in taken]
+    proto.graph.output.extend(onnx.ValueInfoProto(name=name) for name in extra)
+    return proto
+
+
+def _check_standard(model: Path, optimized: Any) -> None:
+    before = {node.domain for node, _ in graphs.walk(graphs.read(model, weights=False))}
+    added = {node.domain for node, _ in graphs.walk(optimized)} - before - {"", "ai.onnx"}
+    if added:
+        raise CandidateError(
+            f"folding {model} introduced operators of {', '.join(sorted(added))}, which other "
+            "runtimes do not have; report the model to the authors of gate"
+        )
+
+
+def _equations(model: Path) -> dict[str, str]:
+    """The equations of the Einsum nodes, whose work their shapes alone do not tell."""
+    proto = graphs.read(model, weights=False)
+    graphs.name_nodes(proto)
+    return {
+        node.name: attribute.s.decode()
+        for node, _ in graphs.walk(proto)
+        if node.op_type == "Einsum"
+        for attribute in node.attribute
+        if attribute.name == "equation"
+    }
+
+
+BACKEND = OnnxRuntime()

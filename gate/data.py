@@ -1,0 +1,370 @@
+"""Opens calibration, tuning and held-out splits, checks and identifies every example.
+
+A split's digest is that of its ids, raw inputs and targets, after `limit`, whatever the format
+and the order of the file. Unit and slice columns are not part of it, nor is a target in a split
+that needs none. `gate.identity` says how it is made.
+"""
+
+import hashlib
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from itertools import combinations
+from pathlib import Path
+
+import numpy as np
+
+from gate import formats, identity
+from gate.errors import DataError, OverlapError, UsageError
+from gate.policy import DataSource, Policy, Preprocess
+from gate.preprocess import described, fit
+from gate.records import Array, Candidate, Column, Split, SplitInfo, TensorSpec
+
+_BLOCK_BYTES = 4 << 20
+_BLOCK_ROWS = 65536
+_SHOWN = 5
+_DEFAULT_BATCH = 64
+_LAST_CODE = 0x10FFFF
+_SURROGATES = (0xD800, 0xDFFF)
+
+
+def open_split(
+    name: str,
+    source: DataSource,
+    *,
+    base: Path,
+    inputs: tuple[TensorSpec, ...],
+    preprocess: Preprocess | None,
+    seed: int,
+    scratch: Path,
+    needs_target: bool,
+) -> Split:
+    """Open a split for a model with `inputs`, check all of it once, and identify its examples.
+
+    `source.path` is relative to `base`. Inputs stay on disk; ids, targets, slice and unit columns
+    are held in memory. A `limit` above N takes all N examples.
+
+    Raises:
+        UsageError: no such file or format, or `preprocess` for a model with several inputs.
+        DataError: the file is damaged, does not fit the model, holds NaN or Inf, repeats an id,
+            is empty, or is not what the pin says.
+    """
+    path = locate(name, source, base)
+    where = f"{name} ({path})"
+    columns = formats.of(path, source.format).read(path, scratch)
+    table = _by_role(where, columns, inputs, needs_target=needs_target)
+    prepare = fit(where, table.inputs, inputs, preprocess)
+    rows = _sample(name, len(table), source.limit, seed)
+    examples = _identify(table, rows)
+    _check_pin(source, path, table, examples)
+    return Split(
+        name=name,
+        source=source.path,
+        ids=examples.ids,
+        explicit_ids=table.id is not None,
+        content=examples.content,
+        inputs=table.inputs,
+        targets=examples.targets,
+        slices=examples.slices,
+        unit=examples.unit,
+        sha256=examples.sha256,
+        order=rows,
+        prepare=prepare,
+    )
+
+
+def locate(name: str, source: DataSource, base: Path) -> Path:
+    """The split's path, absolute; `UsageError` where nothing is there."""
+    path = (base / source.path).resolve()
+    if not path.exists():
+        raise UsageError(
+            f"{name}: there is no {path}; `path: {source.path}` is relative to {base.resolve()}"
+        )
+    return path
+
+
+def prove_disjoint(splits: Sequence[Split]) -> None:
+    """Show that no two splits share an example, by content or by an id that the data brought.
+
+    Raises:
+        OverlapError: two do; names them, how many examples, and the first of them.
+    """
+    for first, second in combinations(splits, 2):
+        by_content = np.isin(identity.keys(second.content), identity.keys(first.content))
+        by_id = np.zeros(len(second), dtype=bool)
+        if first.explicit_ids and second.explicit_ids:
+            by_id = np.isin(second.ids, first.ids)
+        shared = by_content | by_id
+        if shared.any():
+            raise OverlapError(
+                f"{first.name} ({first.source}) and {second.name} ({second.source}) share "
+                f"{int(shared.sum())} examples ({int(by_content.sum())} by content, "
+                f"{int(by_id.sum())} by id): {_listed(second.ids[shared])}; a model must not be "
+                f"judged on what built it: take them out of {first.name}"
+            )
+
+
+def duplicates(split: Split) -> int:
+    """How many examples have the same inputs as an earlier one."""
+    return len(split) - len(np.unique(identity.keys(split.content)))
+
+
+def info(split: Split) -> SplitInfo:
+    """The split, as the record tells it."""
+    return SplitInfo(
+        source=split.source,
+        sha256=split.sha256,
+        examples=len(split),
+        duplicates=duplicates(split),
+        units=None if split.unit is None else len(np.unique(split.unit)),
+    )
+
+
+def batch_size(policy: Policy, candidate: Candidate, splits: Iterable[Split]) -> int:
+    """The policy's batch, or the one that the model is fixed to.
+
+    Raises:
+        DataError: they disagree, or a split does not divide into fixed batches.
+    """
+    fixed = {spec.shape[0] for spec in candidate.inputs if spec.shape} - {None}
+    if not fixed:
+        return policy.batch_size or _DEFAULT_BATCH
+    size = next(iter(fixed)) or _DEFAULT_BATCH
+    asked = policy.judge.batch_size
+    if len(fixed) > 1 or asked not in (None, size):
+        raise DataError(
+            f"candidate {candidate.source} is fixed to batches of {sorted(map(str, fixed))}, and "
+            f"the policy asks for {asked}; remove `batch_size`, or export a free batch dimension"
+        )
+    for split in splits:
+        if len(split) % size:
+            raise DataError(
+                f"{split.name} has {len(split)} examples, and {candidate.source} is fixed to "
+                f"batches of {size}: export it with a free batch dimension, or drop "
+                f"{len(split) % size} examples"
+            )
+    return size
+
+
+# ── roles of columns ──────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True, slots=True)
+class _Table:
+    """A file's columns by what they are for."""
+
+    where: str
+    inputs: Mapping[str, Column]
+    target: Column | None
+    id: Column | None
+    unit: Column | None
+    slices: Mapping[str, Column]
+
+    def __len__(self) -> int:
+        return next(iter(self.inputs.values())).shape[0]
+
+
+def _by_role(
+    where: str, columns: Mapping[str, Column], inputs: Sequence[TensorSpec], *, needs_target: bool
+) -> _Table:
+    _require_inputs(where, columns, inputs)
+    rest = dict(columns)
+    table = _Table(
+        where=where,
+        inputs={spec.name: rest.pop(spec.name) for spec in inputs},
+        target=_special(where, rest, "target", ranks=(1, 2)) if needs_target else None,
+        id=_special(where, rest, "id", ranks=(1,)),
+        unit=_special(where, rest, "unit", ranks=(1,)),
+        slices={name: column for name, column in rest.items() if name != "target"},
+    )
+    if needs_target and table.target is None:
+        raise DataError(
+            f"{where} has no column 'target', which the metrics need; it has {_shapes(columns)}: "
+            "add the true labels under that name"
+        )
+    _require_slices(where, table.slices, inputs)
+    if len(table) == 0:
+        raise DataError(f"{where} is empty; it needs at least one example")
+    return table
+
+
+def _require_inputs(
+    where: str, columns: Mapping[str, Column], inputs: Sequence[TensorSpec]
+) -> None:
+    if not inputs:
+        raise DataError(f"{where} has nothing to feed: the model has no inputs")
+    wanted = [spec.name for spec in inputs]
+    missing = [name for name in wanted if name not in columns]
+    if not missing:
+        return
+    spare = [name for name in columns if name not in wanted]
+    close = [(found, name) for name in missing for found in get_close_matches(name, spare, n=1)]
+    hint = " and ".join(f"rename {found!r} to {name!r}" for found, name in close)
+    raise DataError(
+        f"{where} has no column {', '.join(map(repr, missing))}. The model's inputs are "
+        f"{described(inputs)}; the file has {_shapes(columns)}: "
+        f"{hint or 'save each input under its own name'}"
+    )
+
+
+def _special(
+    where: str, rest: dict[str, Column], name: str, ranks: tuple[int, ...]
+) -> Column | None:
+    column = rest.pop(name, None)
+    if column is not None and len(column.shape) not in ranks:
+        allowed = "(N,)" if ranks == (1,) else "(N,) or (N, L)"
+        raise DataError(f"{where}: column {name!r} is {column.shape}; it has to be {allowed}")
+    return column
+
+
+def _require_slices(where: str, slices: Mapping[str, Column], inputs: Sequence[TensorSpec]) -> None:
+    for name, column in slices.items():
+        if len(column.shape) > 1:
+            close = get_close_matches(name, [spec.name for spec in inputs], n=1)
+            hint = f"did you mean {close[0]!r}? Rename it" if close else "rename it"
+            raise DataError(
+                f"{where}: column {name!r} {column.shape} is no input of the model, which are "
+                f"{described(inputs)}, and has too many axes for a slice column: {hint}, or leave "
+                "it out"
+            )
+
+
+def _shapes(columns: Mapping[str, Column]) -> str:
+    return ", ".join(f"{name} {column.shape}" for name, column in columns.items())
+
+
+# ── identity of examples ──────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True, slots=True)
+class _Examples:
+    """Rows of a table, identified; as in `Split`."""
+
+    ids: Array
+    content: Array
+    targets: Array | None
+    slices: Mapping[str, Array]
+    unit: Array | None
+    sha256: str
+
+
+def _sample(name: str, n: int, limit: int | None, seed: int) -> Array:
+    """(min(n, limit),) of int64, ascending: all rows, or a sample drawn for this split."""
+    if limit is None or limit >= n:
+        return np.arange(n, dtype=np.int64)
+    rng = np.random.default_rng([seed, *name.encode()])
+    return np.sort(rng.choice(n, size=limit, replace=False)).astype(np.int64)
+
+
+def _identify(table: _Table, rows: Array) -> _Examples:
+    explicit = None if table.id is None else _explicit_ids(table.where, table.id, rows)
+    hashes = _hash_inputs(table, rows, explicit)
+    labels = identity.heads(hashes) if explicit is None else explicit
+    others = {"target": table.target, "unit": table.unit, **table.slices}
+    values = {
+        name: _checked(table.where, name, column, rows, labels)
+        for name, column in others.items()
+        if column is not None
+    }
+    ids = identity.distinct(labels, list(values.values())) if explicit is None else explicit
+    targets, unit = values.pop("target", None), values.pop("unit", None)
+    return _Examples(
+        ids=ids,
+        content=hashes[:, :16].copy(),
+        targets=targets,
+        slices=values,
+        unit=unit,
+        sha256=identity.digest(ids, hashes, targets),
+    )
+
+
+def _checked(where: str, name: str, column: Column, rows: Array, labels: Array) -> Array:
+    values = _take(column, rows)
+    _refuse_bad(where, name, values, rows, labels)
+    return values
+
+
+def _explicit_ids(where: str, column: Column, rows: Array) -> Array:
+    raw = _take(column, rows)
+    if raw.dtype.kind not in "iuU":
+        raise DataError(f"{where}: column 'id' is {raw.dtype}; ids are text or integers")
+    _refuse_bad(where, "id", raw, rows, labels=None)
+    ids = raw.astype(str)
+    values, counts = np.unique(ids, return_counts=True)
+    repeated = values[counts > 1]
+    if repeated.size:
+        raise DataError(
+            f"{where}: {repeated.size} ids occur more than once: {_listed(repeated)}; every "
+            "example needs its own id, or leave the column out"
+        )
+    return ids
+
+
+def _hash_inputs(table: _Table, rows: Array, ids: Array | None) -> Array:
+    """(N, 32) uint8: sha256 of each example's inputs, read once, in blocks."""
+    columns = table.inputs.values()
+    size = sum(math.prod(c.shape[1:]) * c.dtype.itemsize for c in columns)
+    step = max(1, min(_BLOCK_ROWS, _BLOCK_BYTES // max(1, size)))
+    hashes = np.empty((len(rows), 32), dtype=np.uint8)
+    for start in range(0, len(rows), step):
+        part = slice(start, start + step)
+        blocks = {name: _take(column, rows[part]) for name, column in table.inputs.items()}
+        hashes[part] = identity.hash_rows(blocks)
+        labels = identity.heads(hashes[part]) if ids is None else ids[part]
+        for name, block in blocks.items():
+            _refuse_bad(table.where, name, block, rows[part], labels)
+    return hashes
+
+
+def _take(column: Column, rows: Array) -> Array:
+    """The rows, ascending, as a contiguous array; neighbours without an index copy."""
+    neighbours = len(rows) > 0 and int(rows[-1]) - int(rows[0]) + 1 == len(rows)
+    index = slice(int(rows[0]), int(rows[-1]) + 1) if neighbours else rows
+    return np.ascontiguousarray(column[index])
+
+
+def _refuse_bad(where: str, name: str, block: Array, rows: Array, labels: Array | None) -> None:
+    """NaN, infinities, and text that is not Unicode never enter a verdict."""
+    if block.dtype.kind == "f":
+        good = np.isfinite(block)
+    elif block.dtype.kind == "U":
+        codes = block.reshape(-1).view(np.uint32)
+        good = (codes <= _LAST_CODE) & ((codes < _SURROGATES[0]) | (codes > _SURROGATES[1]))
+    else:
+        return
+    bad = np.flatnonzero(~good.reshape(len(block), -1).all(axis=1))
+    if bad.size:
+        example = "" if labels is None else f" of example {str(labels[bad[0]])!r}"
+        what = "NaN or infinite" if block.dtype.kind == "f" else "not Unicode text"
+        raise DataError(
+            f"{where}: column {name!r}{example} (row {int(rows[bad[0]])}, counting from 0) is "
+            f"{what}; correct the value, or leave the example out"
+        )
+
+
+def _check_pin(source: DataSource, path: Path, table: _Table, examples: _Examples) -> None:
+    """The pin is the file's sha256, or the digest of all of its examples."""
+    if source.sha256 is None:
+        return
+    of_file = _file_sha256(path) if path.is_file() else "a folder has none"
+    if source.sha256 == of_file:
+        return
+    sampled = len(examples.ids) < len(table)
+    content = _identify(table, np.arange(len(table))).sha256 if sampled else examples.sha256
+    if source.sha256 != content:
+        raise DataError(
+            f"{table.where} is not the data that the policy pins: pinned {source.sha256}, file "
+            f"{of_file}, content {content}. Restore the pinned data, or, if the change is meant, "
+            "write the file's or the content's sha256 into the policy"
+        )
+
+
+def _file_sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _listed(ids: Array) -> str:
+    more = ", …" if len(ids) > _SHOWN else ""
+    return ", ".join(repr(str(value)) for value in ids[:_SHOWN]) + more

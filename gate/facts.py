@@ -1,0 +1,147 @@
+"""What a verdict rests on, as short lines: models, data, proof of INT8, machine, warnings."""
+
+from collections.abc import Iterator
+
+from gate import wording
+from gate.recipes import RECIPES, Recipe
+from gate.records import Baseline, GateRecord, SplitInfo
+from gate.wording import plain
+
+_NAMES = 4
+_KERNELS = 8
+
+
+def notices(record: GateRecord) -> tuple[str, ...]:
+    """What a reader must not overlook, whatever the verdict."""
+    return tuple(_notices(record))
+
+
+def _notices(record: GateRecord) -> Iterator[str]:
+    judge = record.policy.judge
+    if judge.expect_fp32 == "unknown":
+        yield (
+            "The FP32 baseline is not checked (expect_fp32: unknown): wrong preprocessing or "
+            "labels would go unnoticed. Write what training reported into the policy."
+        )
+    if judge.mode == "observe":
+        yield "Observed, not enforced (mode: observe): exit 0 whatever the verdict, never promoted."
+    if record.verdict.outcome == "inconclusive" and judge.on_inconclusive == "warn":
+        yield "Too little evidence only warns (on_inconclusive: warn): this cannot be promoted."
+    if record.verdict.outcome == "waived":
+        yield "A budget was waived: this is not a pass."
+    if judge.decision == "point":
+        yield "Decided by point estimates (decision: point): chance alone can pass or fail it."
+    if record.stage == "release" and record.ledger == "none":
+        yield "No ledger counted this attempt (ledger: none): this cannot be promoted."
+    if record.splits.held_out.duplicates:
+        duplicates = wording.plural(record.splits.held_out.duplicates, "duplicate")
+        yield f"The held-out set contains {duplicates}: it says less than its size suggests."
+
+
+def facts(record: GateRecord) -> tuple[tuple[str, str], ...]:
+    """What was compared and how, as label and text."""
+    splits, candidate = record.splits, record.candidate
+    fp32_size, int8_size = wording.size(candidate.bytes), wording.size(record.int8.bytes)
+    lines = [
+        ("Candidate", f"{plain(candidate.source)} (sha256 {wording.short(candidate.sha256)})"),
+        ("Recipe", _recipe(record.int8.recipe)),
+        ("Held-out", _split(splits.held_out) + _seen_of(record)),
+        *([("Calibration", _split(splits.calibration))] if splits.calibration else []),
+        ("INT8 proof", _proof(record)),
+        ("Size", f"{fp32_size} → {int8_size}{_ratio(record)}"),
+        ("FP32 check", _baseline(record.baseline)),
+        ("Judged", _judged(record)),
+        ("Ran on", _machine(record)),
+        ("Source", _source(record)),
+    ]
+    return tuple(lines)
+
+
+def _recipe(recipe: Recipe) -> str:
+    per = "per channel" if recipe.per_channel else "per tensor"
+    text = f"{plain(recipe.name)}: {recipe.activation_type} activations, "
+    text += f"{recipe.weight_type} weights {per}"
+    if recipe.calibration:
+        text += f", {recipe.calibration} ranges"
+    preset = RECIPES.get(recipe.name)
+    if preset is None or recipe.op_types != preset.op_types:
+        text += f"; only {wording.listing(map(plain, recipe.op_types), _NAMES)}"
+    excluded = [plain(name, 60) for name in (*recipe.exclude_op_types, *recipe.exclude_nodes)]
+    return f"{text}; not {wording.listing(excluded, _NAMES)}" if excluded else text
+
+
+def _split(split: SplitInfo) -> str:
+    text = f"{wording.plural(split.examples, 'example')} of {plain(split.source)}"
+    text += f" (sha256 {wording.short(split.sha256)})"
+    if split.units is not None:
+        text += f", {wording.plural(split.units, 'independent unit')}"
+    return f"{text}, {wording.plural(split.duplicates, 'duplicate')}" if split.duplicates else text
+
+
+def _seen_of(record: GateRecord) -> str:
+    if record.examples_evaluated == record.examples_total:
+        return ""
+    seen, total = wording.whole(record.examples_evaluated), wording.whole(record.examples_total)
+    return f"; stopped early after {seen} of {total}"
+
+
+def _proof(record: GateRecord) -> str:
+    int8 = record.int8
+    kernels = (f"{plain(op, 40)} ×{count}" for op, count in int8.kernels.items())
+    text = f"{wording.decimal(int8.int8_share * 100, 1)} % of the multiply–accumulate work ran as "
+    text += f"integers; kernels run: {wording.listing(kernels, _KERNELS)}"
+    if not int8.skipped_nodes:
+        return text
+    skipped = (plain(node, 60) for node in int8.skipped_nodes)
+    return f"{text}; still FP32: {wording.listing(skipped, _NAMES)}"
+
+
+def _ratio(record: GateRecord) -> str:
+    if not record.candidate.bytes:
+        return ""
+    return f", {wording.amount(record.int8.bytes / record.candidate.bytes, 'ratio', 'bytes')}"
+
+
+def _baseline(checks: tuple[Baseline, ...]) -> str:
+    return "; ".join(map(_check, checks)) if checks else "NOT CHECKED (expect_fp32: unknown)"
+
+
+def _check(check: Baseline) -> str:
+    unit = wording.unit_of(check.metric)
+    measured, expected = (
+        wording.amount(value, "value", unit) for value in (check.measured, check.expected)
+    )
+    within = wording.amount(check.within, "drop", unit, limit=True)
+    verdict = "as" if abs(check.measured - check.expected) <= check.within else "NOT as"
+    name = wording.metric_name(check.metric)
+    return f"{name} {measured}, {verdict} training reported ({expected} ± {within})"
+
+
+def _judged(record: GateRecord) -> str:
+    confidence = wording.exact(record.policy.judge.confidence * 100, 0).rstrip(".")
+    attempt = "" if record.attempt is None else f", attempt {record.attempt} on this held-out set"
+    return f"at {confidence} % confidence a budget, α = {record.alpha:.3g}{attempt}"
+
+
+def _machine(record: GateRecord) -> str:
+    made = record.provenance
+    cpu, versions = made.cpu, made.versions
+    model = plain(cpu.get("model") or cpu.get("architecture") or "unknown CPU", 80)
+    vnni = {True: "with VNNI", False: "without VNNI"}.get(cpu.get("vnni"), "VNNI unknown")  # type: ignore[arg-type]
+    return (
+        f"onnxruntime {plain(versions.get('onnxruntime', 'unknown'), 40)}, {model} {vnni}, "
+        f"{wording.plural(made.threads, 'thread')}, batch {made.batch_size}, seed {made.seed}"
+    )
+
+
+def _source(record: GateRecord) -> str:
+    git = record.provenance.git
+    commit = "no git" if git is None else f"git {plain(git[:12])}" + _dirty(git)
+    policy = (
+        f"{plain(record.policy_source.file)} ({wording.short(record.provenance.policy_sha256)})"
+    )
+    return f"{commit}, policy {policy}, record {plain(record.id)}"
+
+
+def _dirty(git: str) -> str:
+    return "-dirty" if git.endswith("-dirty") else ""

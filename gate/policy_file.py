@@ -1,0 +1,250 @@
+"""From a policy file to a `Policy`: `extends`, validation, and errors with file:line:column."""
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from functools import reduce
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from pydantic import ValidationError
+
+from gate.errors import Mark, PolicyError
+from gate.policy import WRITTEN, Policy
+from gate.policy_faults import Finding, dotted, faults, shown
+from gate.strict_yaml import Document, Loc, Node, load, merge
+
+_DATA = (("build", "calibration"), ("build", "tuning"), ("judge", "held_out"))
+_MODELS = (("build", "candidate"), ("judge", "anchor"))
+_URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
+_MODEL_URIS = ("models:/", "runs:/")
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedPolicy:
+    """A policy, and where each of its words was written."""
+
+    policy: Policy
+    """Resolved: `extends` merged, recipe and defaults filled in."""
+    file: Path
+    """As it was named."""
+    sha256: str
+    """Of the resolved policy: the same in any folder, with any comments and order of keys."""
+    written: Document
+    """What was written, `extends` merged."""
+
+    @property
+    def base(self) -> Path:
+        """The folder that relative paths start from."""
+        return self.file.parent
+
+    def resolve(self, path: str) -> Path:
+        """A path as the policy writes it, from the current folder."""
+        return self.base / path
+
+    def mark(self, *loc: str | int) -> Mark:
+        """Where the value at `loc`, or the nearest around it, was written."""
+        return self.written.mark(*loc)
+
+    def key_mark(self, *loc: str | int) -> Mark:
+        """Where the key at `loc`, or the nearest around it, was written."""
+        return self.written.key_mark(*loc)
+
+    @property
+    def lines(self) -> dict[str, int]:
+        """Budget id to the line it begins on, in `budgets_file`."""
+        budgets = enumerate(self.policy.judge.budgets)
+        return {budget.id: self.mark("judge", "budgets", i).line for i, budget in budgets}
+
+    @property
+    def budgets_file(self) -> Path:
+        """The file that the budgets were written in: `file`, or one that it extends."""
+        return self.mark("judge", "budgets").file
+
+
+def load_policy(path: str | os.PathLike[str]) -> LoadedPolicy:
+    """Read, merge and validate a policy.
+
+    Raises:
+        PolicyError: all that is wrong, one finding a line, each beginning with file:line:column.
+    """
+    file = Path(path)
+    written = _merged(file)
+    policy, findings = _validated(written)
+    raise_all([*findings, *_addresses(written)], first=file)
+    assert policy is not None
+    return LoadedPolicy(policy=policy, file=file, sha256=digest(policy), written=written)
+
+
+def digest(policy: Policy) -> str:
+    """The sha256 of a resolved policy, as canonical JSON.
+
+    A recipe's summary is left out: it is prose, and changes no verdict.
+    """
+    values = policy.model_dump(mode="json", exclude={"build": {"recipe": {"summary"}}})
+    text = json.dumps(values, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def raise_all(findings: Iterable[Finding], first: Path) -> None:
+    """Report every finding at once, one a line, in the order they were written.
+
+    Args:
+        findings: any number; with none, nothing happens.
+        first: the file whose findings come first.
+
+    Raises:
+        PolicyError: there is a finding.
+    """
+    ordered = sorted(set(findings), key=lambda finding: _position(finding, first))
+    if ordered:
+        mark, message = ordered[0]
+        others = [f"\n{place}: {text}" for place, text in ordered[1:]]
+        raise PolicyError(message + "".join(others), mark)
+
+
+def _position(finding: Finding, first: Path) -> tuple[bool, str, int, int, str]:
+    mark, message = finding
+    return mark.file != first, str(mark.file), mark.line, mark.column, message
+
+
+# ── extends ───────────────────────────────────────────────────────────────────────────────
+
+
+def _merged(file: Path) -> Document:
+    """A file laid on all that it extends; `extends` itself is gone."""
+    chain = _chain(file)
+    root = reduce(_lay_on, reversed(chain[:-1]), chain[-1].root)
+    assert isinstance(root.value, dict)
+    entries = {name: node for name, node in root.value.items() if name != "extends"}
+    return Document(file, replace(root, value=entries))
+
+
+def _lay_on(base: Node, over: Document) -> Node:
+    """`over` on what it extends, whose paths become relative to `over`."""
+    folder = PurePosixPath(str(over.data["extends"])).parent
+    return merge(_rebased(base, folder), over.root)
+
+
+def _chain(file: Path) -> list[Document]:
+    """A file, what it extends, what that extends, and so on."""
+    chain = [_mapping(load(file))]
+    while (target := _target(chain[-1])) is not None:
+        asked = chain[-1].mark("extends")
+        files = [document.file for document in chain]
+        if os.path.realpath(target) in map(os.path.realpath, files):
+            names = " → ".join(str(name) for name in (*files, target))
+            raise PolicyError(f"`extends` goes in a circle: {names}; break it", asked)
+        chain.append(_mapping(load(target, asked)))
+    return chain
+
+
+def _mapping(document: Document) -> Document:
+    if not isinstance(document.root.value, dict):
+        raise PolicyError(
+            "a policy is `key: value` pairs, and this is not; begin with `version: 1`",
+            document.mark(),
+        )
+    return document
+
+
+def _target(document: Document) -> Path | None:
+    """The file that a document extends, proven to lie in its folder or below."""
+    node = document.root.child("extends")
+    if node is None:
+        return None
+    name, folder = node.value, document.file.parent
+    if not isinstance(name, str) or not name:
+        raise PolicyError("`extends` is the name of one file, such as base.yaml", node.mark)
+    outside = PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts
+    if outside or _URI.match(name):
+        raise PolicyError(
+            f"`extends: {shown(name)}` leaves the folder of this file; name a file in it or below",
+            node.mark,
+        )
+    real, root = Path(os.path.realpath(folder / name)), Path(os.path.realpath(folder))
+    if not real.is_relative_to(root):
+        raise PolicyError(
+            f"`extends: {shown(name)}` is a link that leaves the folder of this file; "
+            "name a file in it or below",
+            node.mark,
+        )
+    return folder / name
+
+
+def _rebased(root: Node, folder: PurePosixPath) -> Node:
+    """Paths that a file in `folder` wrote, as the file that extends it would write them."""
+
+    def rebase(value: Any) -> Any:
+        if not isinstance(value, str) or not value or _URI.match(value):
+            return value
+        return str(folder / value)
+
+    places = [*((*loc, "path") for loc in _DATA), *_MODELS]
+    return reduce(lambda node, loc: _changed(node, loc, rebase), places, root)
+
+
+def _changed(node: Node, loc: Loc, change: Callable[[Any], Any]) -> Node:
+    """The tree with the value at `loc` changed, where there is one."""
+    if not loc:
+        return replace(node, value=change(node.value))
+    child = node.child(loc[0])
+    if child is None or not isinstance(node.value, dict):
+        return node
+    return replace(node, value=node.value | {str(loc[0]): _changed(child, loc[1:], change)})
+
+
+# ── validation ────────────────────────────────────────────────────────────────────────────
+
+
+def _validated(written: Document) -> tuple[Policy | None, list[Finding]]:
+    """The policy, or all that the model finds wrong with what was written."""
+    try:
+        # strict: a number in quotes is text, and "no" is no boolean
+        policy = Policy.model_validate(_frozen(written.data), strict=True, context=WRITTEN)
+    except ValidationError as error:
+        return None, faults(error, written)
+    return policy, []
+
+
+def _frozen(value: Any) -> Any:
+    """Lists as tuples, which is what the policy's types are."""
+    if isinstance(value, dict):
+        return {name: _frozen(child) for name, child in value.items()}
+    return tuple(map(_frozen, value)) if isinstance(value, list) else value
+
+
+def _addresses(written: Document) -> list[Finding]:
+    """Paths that are empty, or URIs that this version does not read."""
+    data = [_data_address(written, (*loc, "path")) for loc in _DATA]
+    models = [_model_address(written, loc) for loc in _MODELS]
+    return [finding for finding in (*data, *models) if finding]
+
+
+def _data_address(written: Document, loc: Loc) -> Finding | None:
+    text = written.value(*loc)
+    if text == "":
+        return written.mark(*loc), f"{dotted(loc)} is empty; write a file's path"
+    if isinstance(text, str) and _URI.match(text):
+        return (
+            written.mark(*loc),
+            f"{shown(text)} is a URI, and this version reads local files only; "
+            "fetch the data first and write its path",
+        )
+    return None
+
+
+def _model_address(written: Document, loc: Loc) -> Finding | None:
+    text = written.value(*loc)
+    if text == "":
+        return written.mark(*loc), f"{dotted(loc)} is empty; write a path or delete it"
+    if isinstance(text, str) and _URI.match(text) and not text.startswith(_MODEL_URIS):
+        return (
+            written.mark(*loc),
+            f"{shown(text)} is a URI of a kind that is not known; write a local path, "
+            "models:/name/version, models:/name@alias or runs:/run/path",
+        )
+    return None

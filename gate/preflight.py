@@ -1,0 +1,297 @@
+"""What can be known to be wrong before any work: names, ranges, files and columns.
+
+For data only file headers are read, and no model is opened.
+"""
+
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path
+from typing import Protocol
+
+from gate import formats, tasks
+from gate.door import unknown
+from gate.errors import DataError, UsageError
+from gate.metrics import ARTIFACT_METRICS
+from gate.policy import Budget, DataSource, ExpectFp32
+from gate.policy_faults import Finding
+from gate.policy_file import LoadedPolicy, raise_all
+from gate.strict_yaml import Loc
+from gate.tasks import Task
+
+_MODEL_URIS = ("models:/", "runs:/")
+_NO_SLICES = ("id", "unit")
+_PERCENT = 100
+_Shapes = Mapping[str, tuple[int, ...]]
+
+
+class Unsupported(Protocol):
+    """Why this version cannot judge a budget on a metric of such a kind; None where it can."""
+
+    def __call__(
+        self, budget: Budget, *, proportion: bool, relative: bool, artifact: bool
+    ) -> str | None:
+        """The reason, in a sentence."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Kind:
+    """What a metric is, as far as its name tells."""
+
+    proportion: bool
+    relative: bool
+    artifact: bool
+
+    @property
+    def is_share(self) -> bool:
+        """Whether its values lie in 0..1."""
+        return self.proportion or self.relative
+
+
+def preflight(
+    loaded: LoadedPolicy, *, unsupported: Unsupported, needs_candidate: bool = True
+) -> None:
+    """Prove that all a policy names exists, and that this version can judge it.
+
+    Args:
+        loaded: the policy.
+        unsupported: why a budget cannot be judged, `gate.compare.unsupported`.
+        needs_candidate: whether the policy's own candidate is used, and has to exist.
+
+    Raises:
+        PolicyError: all findings at once, one a line, each beginning with file:line:column.
+        DataError: nothing else is wrong, but a data file is damaged.
+    """
+    findings = [
+        *_names(loaded, unsupported),
+        *_absent_features(loaded),
+        *(_candidate(loaded) if needs_candidate else ()),
+        *_files(loaded),
+    ]
+    try:
+        findings += _columns(loaded)
+    except DataError:
+        raise_all(findings, first=loaded.file)
+        raise
+    raise_all(findings, first=loaded.file)
+
+
+# ── names and numbers ─────────────────────────────────────────────────────────────────────
+
+
+def _names(loaded: LoadedPolicy, unsupported: Unsupported) -> Iterator[Finding]:
+    """Task, decoder, metrics and thresholds."""
+    try:
+        task = tasks.get(loaded.policy.task)
+    except UsageError as error:
+        yield loaded.mark("task"), str(error)
+        return
+    decoder = loaded.policy.build.decode.name
+    if decoder not in task.decoders:
+        yield loaded.mark("build", "decode", "as"), unknown("decoder", decoder, task.decoders)
+    for index, budget in enumerate(loaded.policy.judge.budgets):
+        yield from _budget(loaded, task, ("judge", "budgets", index), budget, unsupported)
+    if loaded.policy.judge.expect_fp32 != "unknown":
+        yield from _expected(loaded, task, loaded.policy.judge.expect_fp32)
+
+
+def _kind(task: Task, metric: str) -> _Kind | None:
+    """None where no metric has that name."""
+    if metric in ARTIFACT_METRICS:
+        return _Kind(proportion=False, relative=False, artifact=True)
+    proportion = task.proportion(metric)
+    if proportion is None:
+        return None
+    return _Kind(proportion=proportion, relative=task.relative(metric), artifact=False)
+
+
+def _budget(
+    loaded: LoadedPolicy, task: Task, loc: Loc, budget: Budget, unsupported: Unsupported
+) -> Iterator[Finding]:
+    kind = _kind(task, budget.metric)
+    if kind is None:
+        known = (*task.known, *ARTIFACT_METRICS)
+        yield loaded.mark(*loc, "metric"), unknown("metric", budget.metric, known)
+        return
+    reason = unsupported(
+        budget, proportion=kind.proportion, relative=kind.relative, artifact=kind.artifact
+    )
+    # what has a finding of its own, with better words, is not told twice
+    if reason is not None and budget.against == "fp32":
+        yield loaded.mark(*loc), reason
+        return
+    if kind.artifact and (budget.slice is not None or budget.each is not None):
+        key = "slice" if budget.slice is not None else "each"
+        text = f"{budget.metric} is one number of the whole model, it has no slices; delete `{key}`"
+        yield loaded.key_mark(*loc, key), text
+    problem = _out_of_range(budget, kind)
+    if problem is not None:
+        yield loaded.mark(*loc, budget.threshold), problem
+
+
+def _out_of_range(budget: Budget, kind: _Kind) -> str | None:
+    """Why a threshold can never be met, or always is by its kind."""
+    share = kind.is_share or budget.metric == "int8_share"
+    what = f"{budget.threshold} of {budget.metric}"
+    if budget.threshold == "max_drop" and share and budget.limit >= 1:
+        return f"{what} is a share of all examples, below 1, not {budget.limit:g}" + _percent(
+            budget.limit
+        )
+    if budget.threshold not in ("at_least", "at_most"):
+        return None
+    if share and not 0 <= budget.limit <= 1:
+        return f"{what} is a share, from 0 to 1, not {budget.limit:g}" + _percent(budget.limit)
+    if budget.metric == "size" and budget.limit < 0:
+        return f"{what} is in bytes, 0 or more, not {budget.limit:g}"
+    return None
+
+
+def _percent(value: float) -> str:
+    """What to write for a percentage that was given as such."""
+    return f"; write {value / _PERCENT:g} for {value:g} %" if 1 <= value < _PERCENT else ""
+
+
+def _expected(loaded: LoadedPolicy, task: Task, expected: ExpectFp32) -> Iterator[Finding]:
+    for metric, value in expected.metrics.items():
+        loc = ("judge", "expect_fp32", metric)
+        problem = _not_fp32(task, metric)
+        if problem is not None:
+            yield loaded.key_mark(*loc), problem
+        elif task.proportion(metric) and not 0 <= value <= 1:
+            text = f"{metric} is a share, from 0 to 1, not {value:g}{_percent(value)}"
+            yield loaded.mark(*loc), text
+    if expected.within >= 1 and any(task.proportion(metric) for metric in expected.metrics):
+        yield (
+            loaded.mark("judge", "expect_fp32", "within"),
+            f"within {expected.within:g} accepts any share, so nothing is checked"
+            + (_percent(expected.within) or "; write e.g. 0.02"),
+        )
+
+
+def _not_fp32(task: Task, metric: str) -> str | None:
+    """Why FP32 alone has no value of a metric."""
+    kind = _kind(task, metric)
+    alone = tuple(name for name in task.known if not task.relative(name))
+    if kind is None:
+        return unknown("metric", metric, alone)
+    if kind.artifact or kind.relative:
+        reason = "is no metric of predictions" if kind.artifact else "compares INT8 with FP32"
+        return f"{metric} {reason}: FP32 alone has no such value. Known: {', '.join(alone)}"
+    return None
+
+
+# ── what later versions bring ─────────────────────────────────────────────────────────────
+
+
+def _absent_features(loaded: LoadedPolicy) -> Iterator[Finding]:
+    """Words of the policy language that this version does not act on are refused, not ignored."""
+    judge = loaded.policy.judge
+    absent = "is not available in this version of gate"
+    if judge.decision == "point":
+        yield loaded.mark("judge", "decision"), f"`decision: point` {absent}; write confidence"
+    if judge.stopping == "early":
+        yield loaded.mark("judge", "stopping"), f"`stopping: early` {absent}; write full"
+    if judge.anchor is not None:
+        yield loaded.key_mark("judge", "anchor"), f"`anchor` {absent}; delete it"
+    for index, budget in enumerate(judge.budgets):
+        if budget.against != "fp32":
+            yield (
+                loaded.mark("judge", "budgets", index, "against"),
+                f"`against: {budget.against}` {absent}; compare with fp32",
+            )
+
+
+# ── files ─────────────────────────────────────────────────────────────────────────────────
+
+
+def _candidate(loaded: LoadedPolicy) -> Iterator[Finding]:
+    named = loaded.policy.build.candidate
+    if named is None or named.startswith(_MODEL_URIS):
+        return
+    if not os.path.exists(loaded.resolve(named)):
+        yield loaded.mark("build", "candidate"), _absent(loaded, named)
+
+
+def _files(loaded: LoadedPolicy) -> Iterator[Finding]:
+    """Formats that are not known, files that are missing, and files with two roles."""
+    sources = _sources(loaded)
+    for loc, source in sources.items():
+        if not os.path.exists(loaded.resolve(source.path)):
+            yield loaded.mark(*loc, "path"), _absent(loaded, source.path)
+        yield from _format(loaded, loc, source)
+    for first, second in combinations(sources, 2):
+        if _same(loaded.resolve(sources[first].path), loaded.resolve(sources[second].path)):
+            yield (
+                loaded.mark(*second, "path"),
+                f"{'.'.join(map(str, second))} is the same file as {'.'.join(map(str, first))}; "
+                "held-out, calibration and tuning data share no examples: name another file",
+            )
+
+
+def _sources(loaded: LoadedPolicy) -> dict[Loc, DataSource]:
+    build, judge = loaded.policy.build, loaded.policy.judge
+    named: dict[Loc, DataSource | None] = {
+        ("judge", "held_out"): judge.held_out,
+        ("build", "calibration"): build.calibration,
+        ("build", "tuning"): build.tuning,
+    }
+    return {loc: source for loc, source in named.items() if source is not None}
+
+
+def _absent(loaded: LoadedPolicy, path: str) -> str:
+    return (
+        f"there is no {loaded.resolve(path)}; paths are relative to the policy's folder, "
+        f"{loaded.base}"
+    )
+
+
+def _format(loaded: LoadedPolicy, loc: Loc, source: DataSource) -> Iterator[Finding]:
+    try:
+        formats.of(loaded.resolve(source.path), source.format)
+    except UsageError as error:
+        yield loaded.mark(*loc, "format" if source.format else "path"), str(error)
+
+
+def _same(first: Path, second: Path) -> bool:
+    return os.path.exists(first) and os.path.exists(second) and os.path.samefile(first, second)
+
+
+# ── columns ───────────────────────────────────────────────────────────────────────────────
+
+
+def _columns(loaded: LoadedPolicy) -> list[Finding]:
+    """Slice columns that the held-out data lack; nothing where the data cannot be opened."""
+    source = loaded.policy.judge.held_out
+    path = loaded.resolve(source.path)
+    try:
+        shapes = formats.of(path, source.format).columns(path) if os.path.exists(path) else None
+    except UsageError:
+        return []
+    return [] if shapes is None else list(_slices(loaded, shapes))
+
+
+def _slices(loaded: LoadedPolicy, shapes: _Shapes) -> Iterator[Finding]:
+    for index, budget in enumerate(loaded.policy.judge.budgets):
+        loc: Loc = ("judge", "budgets", index)
+        if budget.each is not None and (problem := _no_slice(budget.each, shapes)):
+            yield loaded.mark(*loc, "each"), problem
+        for column in budget.slice or ():
+            if problem := _no_slice(column, shapes):
+                yield loaded.key_mark(*loc, "slice", column), problem
+
+
+def _no_slice(column: str, shapes: _Shapes) -> str | None:
+    """Why examples cannot be told apart by a column."""
+    shape = shapes.get(column, ())
+    if column == "target":
+        if len(shape) > 1:
+            return (
+                f"target is {shape}, many labels an example, so it cannot tell examples apart; "
+                "slice by a column with one value an example"
+            )
+        return None
+    known = {name for name, shape in shapes.items() if len(shape) == 1} - set(_NO_SLICES)
+    if column in known:
+        return None
+    return unknown("slice column", column, tuple(sorted(known | {"target"})))

@@ -1,0 +1,176 @@
+"""Runs the recipe, and proves that its result runs as INT8."""
+
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from gate.backends import Backend, Ranges
+from gate.errors import QuantizationError
+from gate.recipes import Recipe
+from gate.records import Array, Batch, Candidate, Int8Model, Kernel, Split
+
+Run = Callable[[Mapping[str, Array]], Mapping[str, Array]]
+Calibrate = Callable[[Run, Iterable[Batch], Sequence[str]], Ranges]
+_NAMED = 5
+_CHUNK = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Proof:
+    """What a run of the INT8 model executed, in terms of the FP32 model's nodes."""
+
+    quantized_nodes: tuple[str, ...]
+    skipped_nodes: tuple[str, ...]
+    int8_share: float
+    kernels: Mapping[str, int]
+
+
+def quantize(
+    candidate: Candidate,
+    recipe: Recipe,
+    calibration: Split | None,
+    *,
+    backend: Backend,
+    calibrate: Calibrate,
+    sample_feeds: Mapping[str, Array],
+    threads: int,
+    batch_size: int,
+    destination: Path,
+) -> Int8Model:
+    """Make `candidate`'s INT8 version in `destination`, and prove that integers do its work.
+
+    `calibrate` turns (run, batches, tensors) into their ranges; `sample_feeds` is a small
+    batch of model inputs, (B, …) each, on which both models run once to see which kernels execute.
+    Calibration runs in batches of `batch_size`.
+
+    Raises:
+        QuantizationError: the recipe does not fit the model, its quantizer failed, or no integer
+            kernel executes.
+        EvaluationError: calibration data or the sample make the model fail, or give NaN.
+        DataError: the calibration split is empty.
+    """
+    tensors = backend.activations(candidate.path, recipe)
+    ranges: Ranges = {}
+    if recipe.needs_calibration:
+        batches = _demand(calibration, recipe).batches(batch_size)
+        runner = backend.open_exposed(candidate.path, tensors, threads=threads)
+        ranges = calibrate(runner.run, batches, tensors)
+    backend.quantize(candidate.path, recipe, ranges, destination)
+    _check_outputs(candidate, backend, destination, threads)
+    before = backend.profile(candidate.path, sample_feeds, optimize=False)
+    after = backend.profile(destination, sample_feeds)
+    proof = prove(before, after)
+    _check_exclusions(before, proof, recipe)
+    files = artifact_files(destination)
+    return Int8Model(
+        path=destination,
+        sha256=_digest(files),
+        bytes=sum(file.stat().st_size for file in files),
+        recipe=recipe,
+        quantized_nodes=proof.quantized_nodes,
+        skipped_nodes=proof.skipped_nodes,
+        int8_share=proof.int8_share,
+        kernels=proof.kernels,
+    )
+
+
+def prove(fp32: Sequence[Kernel], int8: Sequence[Kernel]) -> Proof:
+    """What executed: `fp32` as the graph is written, `int8` as production runs it.
+
+    `int8_share` is the integer kernels' multiply–accumulate operations over all of them.
+
+    Raises:
+        QuantizationError: no multiply–accumulate work, or none of it by integers.
+    """
+    nodes = tuple(dict.fromkeys(kernel.node for kernel in fp32 if kernel.macs))
+    integers = [kernel for kernel in int8 if kernel.integer and kernel.macs]
+    total = sum(kernel.macs for kernel in int8)
+    if not integers:
+        raise QuantizationError(_nothing_ran(int8))
+    matched = {source_node(kernel.node, nodes) for kernel in integers}
+    return Proof(
+        quantized_nodes=tuple(node for node in nodes if node in matched),
+        skipped_nodes=tuple(node for node in nodes if node not in matched),
+        int8_share=sum(kernel.macs for kernel in integers) / total,
+        kernels=dict(sorted(Counter(kernel.op for kernel in int8).items())),
+    )
+
+
+def source_node(kernel: str, nodes: Collection[str]) -> str | None:
+    """The FP32 node that `kernel` came from: runtimes append, `conv1` -> `conv1_token_1`.
+
+    The longest name wins, so that `conv_1_quant` is of `conv_1`, never of `conv`.
+    """
+    ends = [index for index, letter in enumerate(kernel) if letter in "_/"]
+    heads = (kernel[:end] for end in (len(kernel), *reversed(ends)))
+    return next((head for head in heads if head in nodes), None)
+
+
+def artifact_files(model: Path) -> tuple[Path, ...]:
+    """The files of an artifact: the model, and the weights beside it where there are any."""
+    weights = model.with_name(f"{model.name}.data")
+    return (model, weights) if weights.exists() else (model,)
+
+
+def _demand(calibration: Split | None, recipe: Recipe) -> Split:
+    if calibration is None:
+        raise QuantizationError(
+            f"recipe {recipe.name!r} takes activation ranges from data and no calibration split "
+            "was given; add `calibration: {path: …}` to the policy, or use `recipe: dynamic`"
+        )
+    return calibration
+
+
+def _check_outputs(candidate: Candidate, backend: Backend, int8: Path, threads: int) -> None:
+    expected = [spec.name for spec in candidate.outputs]
+    found = [spec.name for spec in backend.open(int8, threads=threads).outputs]
+    if found != expected:
+        raise QuantizationError(
+            f"the INT8 model's outputs are {found} and the FP32 model's {expected}; "
+            "they cannot be compared. Exclude the nodes that produce them from the recipe"
+        )
+
+
+def _check_exclusions(fp32: Sequence[Kernel], proof: Proof, recipe: Recipe) -> None:
+    """An excluded product of two activations is still fused where its neighbours are INT8."""
+    excluded = {
+        kernel.node
+        for kernel in fp32
+        if kernel.node in recipe.exclude_nodes or kernel.op in recipe.exclude_op_types
+    }
+    broken = [node for node in proof.quantized_nodes if node in excluded]
+    if broken:
+        raise QuantizationError(
+            f"the recipe excludes {_few(broken)}, and the runtime runs it as integers all the "
+            "same, because the nodes around it are quantized: exclude those that feed it, too"
+        )
+
+
+def _nothing_ran(kernels: Sequence[Kernel]) -> str:
+    floats = [f"{kernel.node} ({kernel.op})" for kernel in kernels if kernel.macs]
+    if not floats:
+        return (
+            "the INT8 model executes no multiply–accumulate work at all, so there is nothing that "
+            "INT8 could speed up; release the model as FP32"
+        )
+    return (
+        f"the INT8 model loads, and runs no integer kernel: {_few(floats)} ran in floating point. "
+        "Their weights are not constants, or their types are unknown to the quantizer; "
+        "export the model with constants folded, or try another recipe"
+    )
+
+
+def _few(names: Sequence[str]) -> str:
+    shown = ", ".join(names[:_NAMED])
+    return shown if len(names) <= _NAMED else f"{shown} and {len(names) - _NAMED} more"
+
+
+def _digest(files: Sequence[Path]) -> str:
+    digest = hashlib.sha256()
+    for file in files:
+        with file.open("rb") as stream:
+            while chunk := stream.read(_CHUNK):
+                digest.update(chunk)
+    return digest.hexdigest()

@@ -1,0 +1,363 @@
+"""Classification: one class, or any number of labels, from logits or probabilities.
+
+Shapes say which kind it is, and nothing is guessed from values: targets (N,) with an output
+(B, C ≥ 2) are multi-class, with an output (B,) or (B, 1) binary; targets (N, L) with an output
+(B, L) are multi-label. The metrics themselves stand in a private sibling, apart from policies
+and models, so that each file stays short.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from functools import partial
+
+import numpy as np
+
+from gate import door
+from gate.errors import DataError, EvaluationError, UsageError
+from gate.metrics import Metric
+from gate.policy import Build
+from gate.records import Array, TensorSpec
+from gate.tasks import BoundTask, Task
+from gate.tasks._classification_metrics import Kind, Problem, catalogue, top_k, top_k_metric
+
+_RANGE_SLACK = 1e-6
+"""A float32 softmax may round to just above 1."""
+_SUM_SLACK = 1e-3
+_SUM_EXACT = 1e-4
+_LISTED = 10
+
+_PROPORTIONS = ("accuracy", "top5_accuracy", "prediction_flips")
+_INSTEAD = {
+    "balanced_accuracy": "recall_macro",
+    "precision": "precision_macro or precision_micro",
+    "recall": "recall_macro or recall_micro",
+    "f1": "f1_macro or f1_micro",
+}
+"""What to use where a known metric does not apply."""
+
+
+class Classification:
+    """The task `classification`; see `gate.tasks.Task`."""
+
+    key: str = "classification"
+    decoders: tuple[str, ...] = ("logits", "probabilities")
+    known: tuple[str, ...] = (
+        "accuracy",
+        "top5_accuracy",
+        "balanced_accuracy",
+        "precision",
+        "recall",
+        "f1",
+        "precision_macro",
+        "recall_macro",
+        "f1_macro",
+        "precision_micro",
+        "recall_micro",
+        "f1_micro",
+        "auroc",
+        "log_loss",
+        "prediction_flips",
+    )
+
+    def proportion(self, metric: str) -> bool | None:
+        """True for accuracy, top-k and flips, None for a name that is not known."""
+        if metric in _PROPORTIONS or top_k(metric) is not None:
+            return True
+        return False if metric in self.known else None
+
+    def relative(self, metric: str) -> bool:
+        """Whether it is `prediction_flips`."""
+        return metric == "prediction_flips"
+
+    def bind(
+        self,
+        build: Build,
+        outputs: tuple[TensorSpec, ...],
+        targets: Array,
+        first: Mapping[str, Array],
+    ) -> BoundTask:
+        """Fit to a model's outputs and all targets of a split, (N,) or (N, L).
+
+        `first` are FP32's raw outputs by name, (B, …) each, for one batch.
+
+        Raises:
+            DataError: targets, outputs and decoder do not fit; says which example and why.
+            UsageError: the policy names an output, decoder or number of classes that the model
+                does not have.
+        """
+        decoder = build.decode.name
+        if decoder not in self.decoders:
+            raise UsageError(door.unknown("decoder", decoder, self.decoders))
+        output = _output(build, outputs)
+        sample = np.asarray(first[output])
+        _demand_scores(output, sample)
+        problem = _problem(output, build.classes, targets, sample)
+        problem.encode(targets)
+        _CHECKS[decoder](problem, output, sample)
+        metrics = catalogue(problem)
+        return BoundTask(
+            kind=problem.kind,
+            decode=partial(
+                _decode,
+                output=output,
+                shape=sample.shape[1:],
+                activate=partial(_ACTIVATIONS[decoder], problem),
+            ),
+            metrics=metrics,
+            metric=partial(_metric, problem, metrics, self.known),
+        )
+
+
+def _output(build: Build, outputs: tuple[TensorSpec, ...]) -> str:
+    """The name of the output that is read."""
+    names = tuple(spec.name for spec in outputs)
+    chosen = build.decode.output
+    if chosen is not None and chosen not in names:
+        raise UsageError(door.unknown("output", chosen, names) + ". Mend `build.decode`")
+    if chosen is None and len(names) != 1:
+        raise UsageError(
+            f"the model has {len(names)} outputs ({', '.join(names)}): say in `build` which one "
+            f"to read, `decode: {{as: {build.decode.name}, output: NAME}}`"
+        )
+    return chosen or names[0]
+
+
+def _demand_scores(output: str, sample: Array) -> None:
+    if not np.issubdtype(sample.dtype, np.floating):
+        raise DataError(
+            f"output {output!r} holds {sample.dtype}, not floating-point scores; name the output "
+            "with logits or probabilities: `decode: {as: …, output: NAME}`"
+        )
+
+
+# ── kind and targets ──────────────────────────────────────────────────────────────────────
+
+
+def _problem(output: str, classes: tuple[str, ...], targets: Array, sample: Array) -> Problem:
+    """What there is to predict, from the shapes alone."""
+    kind, size = _kind(output, targets.shape, sample.shape)
+    named = len(classes) if classes else size
+    if named != size or len(set(classes)) != len(classes):
+        what = "labels" if kind == "multi-label" else "classes"
+        raise UsageError(
+            f"`build.classes` must name the {size} {what} of output {output!r} ({kind}), each "
+            f"once; it has {len(classes)} names, {len(set(classes))} of them distinct"
+        )
+    return Problem(kind, size, partial(_encode, kind, size, classes))
+
+
+def _kind(output: str, targets: tuple[int, ...], raw: tuple[int, ...]) -> tuple[Kind, int]:
+    """Kind, and number of classes or labels."""
+    match targets, raw:
+        case ((_,), (_,) | (_, 1)):
+            return "binary", 2
+        case ((_,), (_, classes)) if classes > 1:
+            return "multi-class", classes
+        case ((_, labels), (_, scores)) if labels == scores > 0:
+            return "multi-label", labels
+    raise DataError(
+        f"targets {_shape('N', targets)} and output {output!r} {_shape('B', raw)} do not fit "
+        "together; classification takes targets (N,) with an output (B, C) or (B,), or 0/1 "
+        "targets (N, L) with an output (B, L)"
+    )
+
+
+def _shape(first: str, shape: tuple[int, ...]) -> str:
+    if not shape:
+        return "()"
+    rest = ", ".join(str(size) for size in shape[1:])
+    return f"({first}, {rest})" if rest else f"({first},)"
+
+
+def _encode(kind: Kind, size: int, classes: tuple[str, ...], targets: Array) -> Array:
+    """Targets as the data hold them -> int64 class indices (B,), or 0/1 (B, L).
+
+    Raises:
+        DataError: one is neither a class nor a label; the message names the first.
+    """
+    expected = f"a class, 0 to {size - 1}" if kind == "multi-class" else "0 or 1"
+    values = _numbers_if_all(targets) if targets.dtype == object else targets
+    if values.dtype.kind in "OUT":
+        return _named(kind, expected, classes, values)
+    if values.dtype.kind not in "biuf":
+        raise DataError(f"targets hold {values.dtype}; expected each to be {expected}")
+    limit = size if kind == "multi-class" else 2
+    sound = (values >= 0) & (values < limit) & (values == np.floor(values))
+    if not sound.all():
+        raise _wrong(values, ~sound, f"expected {expected}")
+    return values.astype(np.int64)
+
+
+def _numbers_if_all(targets: Array) -> Array:
+    """A column of Python numbers as an array of them; any other column as it is."""
+    if all(isinstance(value, bool | int | float | np.number) for value in targets.flat):
+        return targets.astype(np.float64)
+    return targets
+
+
+def _named(kind: Kind, expected: str, classes: tuple[str, ...], targets: Array) -> Array:
+    """Class indices of class names."""
+    if not classes or kind == "multi-label":
+        isnt_label = np.ones(targets.shape, dtype=bool)
+        advice = "" if kind == "multi-label" else "; for names, list them in `build.classes`"
+        raise _wrong(targets, isnt_label, f"expected {expected}{advice}")
+    index = {name: place for place, name in enumerate(classes)}
+    indices = np.array(
+        [index.get(value, -1) if isinstance(value, str) else -1 for value in targets.tolist()],
+        dtype=np.int64,
+    )
+    if (indices < 0).any():
+        names = ", ".join(classes[:_LISTED]) + (", …" if len(classes) > _LISTED else "")
+        raise _wrong(targets, indices < 0, f"expected a name in `build.classes`: {names}")
+    return indices
+
+
+def _wrong(targets: Array, wrong: Array, expected: str) -> DataError:
+    """The error that names the first of `wrong`, (N,) or (N, L) of bool with one True or more."""
+    place = tuple(int(i) for i in np.argwhere(wrong)[0])
+    value = targets[place]
+    shown = value.item() if isinstance(value, np.generic) else value
+    label = f", label {place[1]}," if len(place) > 1 else ""
+    return DataError(
+        f"target of example {place[0]} (counting from 0){label} is {shown!r}; {expected}. "
+        "Mend the targets, or the example"
+    )
+
+
+# ── scores ────────────────────────────────────────────────────────────────────────────────
+
+
+def _softmax(logits: Array) -> Array:
+    with np.errstate(over="ignore"):  # a difference beyond float64 is −inf: probability 0
+        powers = np.exp(logits - logits.max(axis=1, keepdims=True))
+    probabilities: Array = powers / powers.sum(axis=1, keepdims=True)
+    return probabilities
+
+
+def _sigmoid(logits: Array) -> Array:
+    small = np.exp(-np.abs(logits))
+    return np.where(logits >= 0, 1.0, small) / (1.0 + small)
+
+
+def _from_logits(problem: Problem, raw: Array) -> Array:
+    return _softmax(raw) if problem.kind == "multi-class" else _sigmoid(raw)
+
+
+def _as_they_are(_: Problem, raw: Array) -> Array:
+    return raw
+
+
+def _decode(
+    outputs: Mapping[str, Array],
+    *,
+    output: str,
+    shape: tuple[int, ...],
+    activate: Callable[[Array], Array],
+) -> Array:
+    """Raw outputs by name -> probabilities (B, C) in float64.
+
+    An example with any value that is not finite has NaN for all its scores.
+
+    Raises:
+        EvaluationError: the output is missing, or of another shape than FP32's.
+    """
+    if output not in outputs:
+        raise EvaluationError(
+            f"the model gives no output {output!r}, only {', '.join(outputs)}; it must have the "
+            "outputs of the FP32 model"
+        )
+    raw = np.asarray(outputs[output])
+    if raw.shape[1:] != shape:
+        raise EvaluationError(
+            f"output {output!r} has shape {_shape('B', raw.shape)}; expected "
+            f"{_shape('B', (0, *shape))} as in FP32's first batch"
+        )
+    flat = raw.reshape(len(raw), math.prod(shape)).astype(np.float64)
+    finite = np.isfinite(flat).all(axis=1, keepdims=True)
+    return np.where(finite, activate(np.where(finite, flat, 0.0)), np.nan)
+
+
+def _finite(sample: Array) -> tuple[Array, Array]:
+    """Finite examples of a raw batch, (b, C) in float64, and their places in it (b,)."""
+    flat = sample.reshape(len(sample), math.prod(sample.shape[1:])).astype(np.float64)
+    places = np.flatnonzero(np.isfinite(flat).all(axis=1))
+    return flat[places], places
+
+
+def _refuse_logits(problem: Problem, output: str, sample: Array) -> None:
+    """`decode: probabilities` needs values in 0..1, of classes with sum 1."""
+    values, places = _finite(sample)
+    outside = (values < -_RANGE_SLACK) | (values > 1 + _RANGE_SLACK)
+    if outside.any():
+        row, column = np.argwhere(outside)[0]
+        raise _no_probabilities(output, places[row], f"has {values[row, column]:.6g}")
+    off = np.abs(values.sum(axis=1) - 1) > _SUM_SLACK
+    if problem.kind == "multi-class" and off.any():
+        row = np.flatnonzero(off)[0]
+        raise _no_probabilities(output, places[row], f"sums to {values[row].sum():.6g}, not 1")
+
+
+def _no_probabilities(output: str, example: int, fault: str) -> DataError:
+    return DataError(
+        f"`decode: probabilities`, but output {output!r} {fault} for example {example} (counting "
+        "from 0), so it is no probability; write `decode: logits` if it holds logits"
+    )
+
+
+def _refuse_probabilities(problem: Problem, output: str, sample: Array) -> None:
+    """`decode: logits` must not meet a batch that softmax has already been through."""
+    values, _ = _finite(sample)
+    if problem.kind != "multi-class" or len(values) <= 1:
+        return
+    inside = bool(((values >= 0) & (values <= 1)).all())
+    if inside and bool((np.abs(values.sum(axis=1) - 1) <= _SUM_EXACT).all()):
+        raise DataError(
+            f"`decode: logits`, but output {output!r} already holds probabilities: all "
+            f"{len(values)} examples of the first batch lie in 0..1 and sum to 1; write "
+            "`decode: probabilities`"
+        )
+
+
+_ACTIVATIONS: Mapping[str, Callable[[Problem, Array], Array]] = {
+    "logits": _from_logits,
+    "probabilities": _as_they_are,
+}
+_CHECKS: Mapping[str, Callable[[Problem, str, Array], None]] = {
+    "logits": _refuse_probabilities,
+    "probabilities": _refuse_logits,
+}
+
+
+# ── metrics by name ───────────────────────────────────────────────────────────────────────
+
+
+def _metric(
+    problem: Problem, metrics: Mapping[str, Metric], known: tuple[str, ...], name: str
+) -> Metric:
+    """The metric, or a UsageError that says what to use instead."""
+    if name in metrics:
+        return metrics[name]
+    k = top_k(name)
+    if k is not None:
+        return _top_k(problem, name, k)
+    if name in known:
+        raise UsageError(
+            f"metric {name!r} does not apply to {problem.kind} classification; use {_INSTEAD[name]}"
+        )
+    raise UsageError(door.unknown("metric", name, tuple(metrics)))
+
+
+def _top_k(problem: Problem, name: str, k: int) -> Metric:
+    if problem.multi_label:
+        raise UsageError(
+            f"metric {name!r} does not apply to multi-label classification; use accuracy"
+        )
+    if k >= problem.size:
+        raise UsageError(
+            f"metric {name!r} is always 1 with {problem.size} classes; "
+            f"use a k below {problem.size}, or accuracy"
+        )
+    return top_k_metric(problem, k)
+
+
+TASK: Task = Classification()

@@ -1,0 +1,102 @@
+"""The INT8 model as MLflow keeps it: its exact bytes, and beside them an MLmodel of the onnx kind.
+
+`mlflow.onnx.log_model` would read the model into memory and write other bytes than were judged.
+"""
+
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from gate.errors import TrackerError
+from gate.records import GateRecord, TensorInfo
+from gate.trackers import _mlflow_content as content
+
+_NEEDED = ("onnx", "onnxruntime", "numpy")
+
+
+def registered_name(record: GateRecord) -> str:
+    """The registered model that a record's INT8 model becomes a version of."""
+    return f"{record.model}-int8"
+
+
+def judged_files(record: GateRecord, folder: Path) -> list[Path]:
+    """The INT8 model in a record's folder, its external data after it.
+
+    Raises:
+        TrackerError: it is not there, or it is not the model that the verdict is about.
+    """
+    path = folder / content.MODEL
+    if not path.is_file():
+        raise TrackerError(
+            f"{folder} holds no {content.MODEL}: a release cannot be registered without its model"
+        )
+    files = content.model_files(folder)
+    found = content.sha256_of(files)
+    if found != record.int8.sha256:
+        raise TrackerError(
+            f"{path} is not the model that was judged: its sha256 is {found}, and the record says "
+            f"{record.int8.sha256}. Run the gate again; nothing was registered"
+        )
+    return files
+
+
+def describe(record: GateRecord, run: str, model: Path, folder: Path) -> None:
+    """Write MLmodel and its requirements, for a model that lies beside them, into `folder`."""
+    from mlflow.models import Model
+
+    described = Model(artifact_path="model", run_id=run, signature=_signature(record))
+    python = ".".join(map(str, sys.version_info[:3]))
+    described.add_flavor(  # as mlflow.pyfunc.add_to_model does, whose import warns and takes 1 s
+        "python_function",
+        loader_module="mlflow.onnx",
+        python_version=python,
+        data=model.name,
+        env={"virtualenv": "python_env.yaml"},
+    )
+    described.add_flavor(
+        "onnx",
+        onnx_version=record.provenance.versions.get("onnx", metadata.version("onnx")),
+        data=model.name,
+        providers=["CPUExecutionProvider"],
+        onnx_session_options=None,
+        code=None,
+    )
+    described.save(str(folder / "MLmodel"))
+    (folder / "requirements.txt").write_text(_requirements(record), encoding="utf-8")
+    environment = {"python": python, "dependencies": ["-r requirements.txt"]}
+    (folder / "python_env.yaml").write_text(yaml.safe_dump(environment), encoding="utf-8")
+
+
+def _requirements(record: GateRecord) -> str:
+    used = record.provenance.versions
+    wanted = {"mlflow": metadata.version("mlflow")}
+    wanted |= {name: used[name] for name in _NEEDED if name in used}
+    return "".join(f"{name}=={version}\n" for name, version in wanted.items())
+
+
+def _signature(record: GateRecord) -> Any:
+    """Inputs and outputs as MLflow shows them; None where numpy has no such type (bfloat16)."""
+    import numpy as np
+    from mlflow.models import ModelSignature
+
+    inputs, outputs = record.candidate.inputs, record.candidate.outputs
+    if any(info.dtype not in np.sctypeDict for info in (*inputs, *outputs)):
+        return None
+    return ModelSignature(inputs=_schema(inputs), outputs=_schema(outputs))
+
+
+def _schema(infos: tuple[TensorInfo, ...]) -> Any:
+    import numpy as np
+    from mlflow.types import Schema, TensorSpec
+
+    free = -1
+    shapes = [tuple(free if size is None else size for size in info.shape) for info in infos]
+    return Schema(
+        [
+            TensorSpec(np.dtype(info.dtype), shape, info.name)
+            for info, shape in zip(infos, shapes, strict=True)
+        ]
+    )

@@ -1,0 +1,238 @@
+"""Opens an MLflow store: says where it is, fails fast, keeps quiet, and leaves nothing behind."""
+
+import logging
+import os
+import re
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from gate.errors import TrackerError
+
+QUIET = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_TRUNCATE_LONG_VALUES": "false",  # a hash that is cut would still look like one
+}
+PROMPT = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "4"}
+PATIENT = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_TIMEOUT": "60"}
+CHATTER = {"mlflow": logging.WARNING, "urllib3.connectionpool": logging.ERROR}
+
+_SQLITE_FILE = re.compile(r"(?P<dialect>sqlite(?:\+\w+)?:///)(?P<file>[^?:]+)(?P<rest>\?.*)?")
+_ADDRESS = re.compile(r"<[^<>]* object at 0x[0-9a-f]+>:? ?")
+_CAUSE = re.compile(r""".*\(Caused by \w+\(["']?(?:\w+\([^()]*\): )?(.+?)["']?\)+""")
+_CONNECT_TIMEOUT_S = 5
+_LOCK_TIMEOUT_S = 120
+_LONGEST_REASON = 400
+# what artifact stores raise, where their library is loaded
+_CLOUD_ERRORS = (
+    ("boto3.exceptions", "Boto3Error"),
+    ("botocore.exceptions", "BotoCoreError"),
+    ("botocore.exceptions", "ClientError"),
+    ("google.api_core.exceptions", "GoogleAPIError"),
+    ("azure.core.exceptions", "AzureError"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a store is."""
+
+    uri: str
+    """As MLflow is given it; a relative sqlite path is made absolute."""
+    registry: str
+    file: Path | None
+    """The database, where it is a sqlite file."""
+
+    @property
+    def shown(self) -> str:
+        """The URI without its user and password."""
+        return _without_user(self.uri)
+
+    @property
+    def missing(self) -> bool:
+        """Whether it is a sqlite file that nobody has written to yet."""
+        return self.file is not None and not (self.file.exists() and self.file.stat().st_size)
+
+    def artifacts(self, experiment: str) -> str | None:
+        """Where a new experiment keeps its artifacts; None where the server decides."""
+        return (self.file.parent / "mlruns" / experiment).as_uri() if self.file else None
+
+    def lock(self) -> AbstractContextManager[Any]:
+        """Held while something is made that parallel runs would make twice."""
+        if self.file is None:
+            return nullcontext()
+        from filelock import FileLock
+
+        self.file.parent.mkdir(parents=True, exist_ok=True)
+        return FileLock(f"{self.file}.lock", timeout=_LOCK_TIMEOUT_S)
+
+
+def locate() -> Place:
+    """The store that `MLFLOW_TRACKING_URI` names, else `mlflow.db` in the working folder.
+
+    Raises:
+        TrackerError: the URI cannot be read.
+    """
+    uri = os.environ.get("MLFLOW_TRACKING_URI", "").strip()
+    uri = uri or f"sqlite:///{Path.cwd() / 'mlflow.db'}"
+    file = None
+    if match := _SQLITE_FILE.fullmatch(uri):
+        file = Path(match["file"]).absolute()
+        uri = f"{match['dialect']}{file}{match['rest'] or ''}"
+    try:
+        urlsplit(uri)
+    except ValueError as error:
+        raise TrackerError(f"MLFLOW_TRACKING_URI {uri!r} is not a URI: {error}") from error
+    return Place(uri=uri, registry=os.environ.get("MLFLOW_REGISTRY_URI") or uri, file=file)
+
+
+@contextmanager
+def opened(place: Place, hint: str = "") -> Iterator[Any]:
+    """An `MlflowClient` of a store that has answered; the first question waits seconds at most.
+
+    Inside, MLflow prints nothing and retries little; afterwards the environment is as it was.
+
+    Raises:
+        TrackerError: the store refused or cannot be reached; the message ends with `hint`.
+    """
+    with _environment(QUIET, override=True):
+        import_module("mlflow")  # first: it sets up the loggers that are hushed
+        with _hushed(), _told(place, hint):
+            client = _reached(place)
+            with _environment(PATIENT, override=False):
+                yield client
+
+
+def _reached(place: Place) -> Any:
+    """A client, after one answer from store and registry."""
+    with _environment(PROMPT, override=True), place.lock():
+        _demand_writable(place)
+        if place.missing:
+            _create(place)
+        _knock(place)
+        client = _client(place.uri, place.registry)
+        client.search_experiments(max_results=1)
+        if place.file is not None or place.registry != place.uri:
+            client.search_registered_models(max_results=1)
+    return client
+
+
+def _client(uri: str, registry: str) -> Any:
+    from mlflow import MlflowClient
+
+    return MlflowClient(tracking_uri=uri, registry_uri=registry)
+
+
+def _create(place: Place) -> None:
+    """Make the database under another name first: one that is half migrated stays broken."""
+    assert place.file is not None
+    partial = place.file.with_name(f"{place.file.name}.partial")
+    for left_over in (partial, partial.with_name(f"{partial.name}-journal")):
+        left_over.unlink(missing_ok=True)
+    uri = place.uri.replace(str(place.file), str(partial))
+    _client(uri, uri).search_experiments(max_results=1)
+    partial.replace(place.file)
+
+
+def _knock(place: Place) -> None:
+    """Ask a database once: MLflow itself would try for 100 s before it says what is wrong."""
+    dialect = place.uri.partition(":")[0]
+    if not dialect.startswith(("sqlite", "postgres", "mysql", "mssql")):
+        return
+    import sqlalchemy
+
+    timeout = {"connect_timeout": _CONNECT_TIMEOUT_S}
+    options = timeout if dialect.startswith(("postgres", "mysql")) else {}
+    engine = sqlalchemy.create_engine(
+        place.uri, connect_args=options, poolclass=sqlalchemy.pool.NullPool
+    )
+    sqlalchemy.inspect(engine).get_table_names()
+
+
+def _demand_writable(place: Place) -> None:
+    for path in (place.file, place.file.parent) if place.file else ():
+        if path.exists() and not os.access(path, os.W_OK):
+            raise PermissionError(f"{path} is not writable")
+
+
+# ── quiet ─────────────────────────────────────────────────────────────────────────────────
+
+
+@contextmanager
+def _environment(values: Mapping[str, str], *, override: bool) -> Iterator[None]:
+    """These variables for a while; without `override` only those that the user has not set."""
+    changed = {key: value for key, value in values.items() if override or key not in os.environ}
+    before = {key: os.environ.get(key) for key in changed}
+    os.environ.update(changed)
+    try:
+        yield
+    finally:
+        for key, value in before.items():
+            if value is None:
+                os.environ.pop(key, None)
+            else:
+                os.environ[key] = value
+
+
+@contextmanager
+def _hushed() -> Iterator[None]:
+    """Log lines that are no warnings, and retries whose failure is told anyway, are left out."""
+    loggers = {logging.getLogger(name): level for name, level in CHATTER.items()}
+    before = {logger: logger.level for logger in loggers}
+    for logger, level in loggers.items():
+        logger.setLevel(max(level, logger.level))
+    try:
+        yield
+    finally:
+        for logger, level in before.items():
+            logger.setLevel(level)
+
+
+# ── errors ────────────────────────────────────────────────────────────────────────────────
+
+
+@contextmanager
+def _told(place: Place, hint: str) -> Iterator[None]:
+    """Whatever the store raises, as a `TrackerError` in plain words."""
+    try:
+        yield
+    except _failures() as error:
+        raise TrackerError(f"MLflow at {place.shown}: {_reason(error, place)}{hint}") from error
+
+
+def _failures() -> tuple[type[BaseException], ...]:
+    """Every way in which a store fails; whatever else is raised is a defect and stays one."""
+    from alembic.util.exc import CommandError
+    from mlflow.exceptions import MlflowException
+    from requests import RequestException
+    from sqlalchemy.exc import SQLAlchemyError
+
+    cloud = (getattr(sys.modules.get(module), name, None) for module, name in _CLOUD_ERRORS)
+    known = (MlflowException, RequestException, SQLAlchemyError, CommandError, OSError, ImportError)
+    return (*known, *(error for error in cloud if error is not None))
+
+
+def _reason(error: BaseException, place: Place) -> str:
+    """One line, its cause where it names one, without the URI's password."""
+    text = str(getattr(error, "orig", None) or error) or type(error).__name__
+    text = _ADDRESS.sub("", " ".join(text.split())).rstrip(".")
+    if cause := _CAUSE.fullmatch(text):
+        text = f"no connection: {cause[1]}"
+    if isinstance(error, ImportError):
+        text = f"{text}; install it, or name another store in MLFLOW_TRACKING_URI"
+    text = text.replace(place.uri, place.shown)
+    user = urlsplit(place.uri).netloc.rpartition("@")[0]
+    text = text.replace(f"{user}@", "") if user else text
+    return text if len(text) <= _LONGEST_REASON else f"{text[:_LONGEST_REASON]} …"
+
+
+def _without_user(uri: str) -> str:
+    user, at, _ = urlsplit(uri).netloc.rpartition("@")
+    return uri.replace(f"{user}@", "", 1) if at else uri

@@ -1,0 +1,43 @@
+"""Keeps nothing: for runs whose record in `--out` is enough."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from gate.records import GateRecord
+from gate.trackers import PastRun
+
+
+class NoTracker:
+    """Remembers no run, so nothing is held against an earlier one."""
+
+    key = "none"
+
+    def prepare(self) -> None:
+        """Nothing has to be there."""
+
+    def log(self, record: GateRecord, folder: Path) -> str:  # noqa: ARG002
+        """Keep nothing; no run, no id."""
+        return ""
+
+    def log_error(self, model: str, *, stage: str, source: str, error: str) -> None:
+        """Keep nothing."""
+
+    def past(self, model: str) -> Sequence[PastRun]:  # noqa: ARG002
+        """No run is remembered."""
+        return ()
+
+    def models(self) -> Sequence[str]:
+        """No model is remembered."""
+        return ()
+
+    def record(self, run: str) -> dict[str, Any] | None:  # noqa: ARG002
+        """No record is kept."""
+        return None
+
+    def where(self) -> str:
+        """Nowhere."""
+        return "nowhere (--tracker none)"
+
+
+TRACKER = NoTracker()

@@ -1,0 +1,493 @@
+import hashlib
+import tracemalloc
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from gate import data
+from gate.errors import DataError, OverlapError, UsageError
+from gate.policy import DataSource, Preprocess
+from gate.records import TensorSpec
+
+RNG = np.random.default_rng(0)
+X = TensorSpec("x", "float32", (None, 3))
+
+
+def columns(n=6, **others):
+    return {
+        "x": RNG.random((n, 3), dtype=np.float32),
+        "target": np.arange(n, dtype=np.int64) % 2,
+    } | others
+
+
+def write_parquet(path, arrays):
+    def arrow(values):
+        flat = pa.array(values.reshape(-1))
+        for size in reversed(values.shape[1:]):
+            flat = pa.FixedSizeListArray.from_arrays(flat, size)
+        return flat
+
+    pq.write_table(pa.table({name: arrow(values) for name, values in arrays.items()}), path)
+
+
+@pytest.fixture
+def opened(tmp_path):
+    """Write columns and open them as a split."""
+
+    def open_it(
+        arrays,
+        *,
+        name="held_out",
+        file=None,
+        inputs=(X,),
+        preprocess=None,
+        seed=0,
+        needs_target=True,
+        save=np.savez,
+        **source,
+    ):
+        file = file or f"{name}.npz"
+        if arrays is not None:
+            (write_parquet if file.endswith("parquet") else lambda p, a: save(p, **a))(
+                tmp_path / file, arrays
+            )
+        return data.open_split(
+            name,
+            DataSource(path=file, **source),
+            base=tmp_path,
+            inputs=inputs,
+            preprocess=preprocess,
+            seed=seed,
+            scratch=tmp_path / "scratch",
+            needs_target=needs_target,
+        )
+
+    return open_it
+
+
+# ── opening ───────────────────────────────────────────────────────────────────────────────
+
+
+def test_every_column_has_its_role(opened):
+    ids = np.array([f"img{i}" for i in range(6)])
+    arrays = columns(id=ids, unit=np.array([0, 0, 1, 1, 2, 2]), site=np.array(list("aabbcc")))
+    split = opened(arrays)
+    assert (split.name, split.source, len(split)) == ("held_out", "held_out.npz", 6)
+    assert split.ids.tolist() == ids.tolist()
+    assert split.explicit_ids
+    np.testing.assert_array_equal(split.targets, arrays["target"])
+    np.testing.assert_array_equal(split.unit, arrays["unit"])
+    assert list(split.slices) == ["site"]
+    np.testing.assert_array_equal(split.slices["site"], arrays["site"])
+    assert split.order.tolist() == list(range(6))
+    assert split.order.dtype == np.int64
+    assert (split.content.shape, split.content.dtype) == ((6, 16), np.uint8)
+
+
+def test_inputs_stay_mapped_and_batches_are_plain_arrays(opened):
+    arrays = columns(n=7)
+    split = opened(arrays)
+    assert isinstance(split.inputs["x"], np.memmap)
+    batches = list(split.batches(3))
+    assert [len(batch.ids) for batch in batches] == [3, 3, 1]
+    for batch in batches:
+        assert type(batch.feeds["x"]) is np.ndarray
+        assert batch.feeds["x"].flags.c_contiguous
+        assert batch.feeds["x"].flags.owndata or batch.feeds["x"].base.flags.owndata
+    np.testing.assert_array_equal(np.concatenate([b.feeds["x"] for b in batches]), arrays["x"])
+    np.testing.assert_array_equal(np.concatenate([b.targets for b in batches]), arrays["target"])
+
+
+def test_big_endian_fortran_data_enter_as_the_model_takes_them(opened):
+    arrays = columns()
+    odd = arrays | {"x": np.asfortranarray(arrays["x"].astype(">f4"))}
+    plain, swapped = opened(arrays), opened(odd, file="odd.npz", save=np.savez_compressed)
+    feed = next(swapped.batches(6)).feeds["x"]
+    assert feed.dtype == np.dtype("<f4")
+    assert feed.flags.c_contiguous
+    np.testing.assert_array_equal(feed, arrays["x"])
+    assert swapped.sha256 == plain.sha256
+
+
+def test_several_inputs(opened):
+    inputs = (TensorSpec("b", "int64", (None,)), TensorSpec("a", "float32", (None, None)))
+    arrays = {
+        "a": np.ones((4, 2), np.float32),
+        "b": np.arange(4),
+        "target": np.zeros((4, 2), np.int64),
+    }
+    split = opened(arrays, inputs=inputs)
+    assert list(split.inputs) == ["b", "a"]
+    assert split.targets.shape == (4, 2)
+    assert data.duplicates(split) == 0
+
+
+def test_preprocess_is_part_of_a_batch_and_not_of_the_digest(opened):
+    arrays = columns() | {"x": RNG.integers(0, 256, (6, 3), dtype=np.uint8)}
+    halved = opened(arrays, preprocess=Preprocess(scale=0.5))
+    whole = opened(arrays, preprocess=Preprocess())
+    np.testing.assert_array_equal(next(halved.batches(6)).feeds["x"], arrays["x"] * 0.5)
+    assert halved.sha256 == whole.sha256
+
+
+def test_a_split_that_needs_no_target(opened):
+    arrays = columns()
+    without = opened({"x": arrays["x"]}, needs_target=False)
+    ignored = opened(arrays, file="more.npz", needs_target=False)
+    assert without.targets is None
+    assert ignored.targets is None
+    assert ignored.slices == {}
+    assert ignored.sha256 == without.sha256 != opened(arrays).sha256
+
+
+def test_one_example_is_allowed(opened):
+    assert len(opened(columns(n=1))) == 1
+
+
+def test_the_sources_folder_is_not_written_to(opened, tmp_path):
+    opened(columns(), save=np.savez_compressed)
+    assert {path.name for path in tmp_path.iterdir()} == {"held_out.npz", "scratch"}
+
+
+# ── identity ──────────────────────────────────────────────────────────────────────────────
+
+SPLITS = st.fixed_dictionaries(
+    {
+        "x": hnp.arrays(
+            np.float32, (5, 3), elements=st.sampled_from([0.0, -0.0, 1.5]) | st.just(2.0)
+        ),
+        "target": hnp.arrays(np.int64, 5, elements=st.integers(0, 2)),
+        "site": hnp.arrays(np.dtype("U4"), 5, elements=st.sampled_from(["", "é", "ab", "东京"])),
+    }
+)
+MANY = settings(
+    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+
+
+@MANY
+@given(SPLITS)
+def test_npz_and_parquet_are_the_same_data(opened, arrays):
+    npz, parquet = opened(arrays), opened(arrays, file="a.parquet")
+    assert npz.ids.tolist() == parquet.ids.tolist()
+    assert npz.sha256 == parquet.sha256
+    np.testing.assert_array_equal(npz.content, parquet.content)
+    np.testing.assert_array_equal(npz.inputs["x"][:], parquet.inputs["x"][:])
+    np.testing.assert_array_equal(npz.slices["site"], parquet.slices["site"])
+
+
+@MANY
+@given(SPLITS, st.permutations(range(5)))
+def test_a_permuted_file_has_the_same_ids_and_digest(opened, arrays, permutation):
+    order = np.array(permutation)
+    split = opened(arrays)
+    permuted = opened({name: a[order] for name, a in arrays.items()}, file="permuted.npz")
+
+    def described(it):
+        rows = zip(it.ids.tolist(), it.targets.tolist(), it.slices["site"].tolist(), strict=True)
+        return sorted(rows)
+
+    assert described(split) == described(permuted)
+    assert split.sha256 == permuted.sha256
+
+
+def test_ids_derive_from_content(opened):
+    arrays = columns(n=3)
+    arrays["x"][2] = arrays["x"][0]
+    arrays["target"][:] = [1, 0, 0]
+    split = opened(arrays)
+    assert not split.explicit_ids
+    first, other, again = split.ids.tolist()
+    assert first == f"{again}-2"  # ranked by target: the same in any order of the file
+    assert again == "x" + split.content[2, :8].tobytes().hex()
+    assert other == "x" + split.content[1, :8].tobytes().hex()
+
+
+@pytest.mark.parametrize("part", ["x", "target", "id"])
+def test_the_digest_covers_inputs_targets_and_ids(opened, part):
+    arrays = columns(id=np.arange(6))
+    changed = {name: values.copy() for name, values in arrays.items()}
+    changed[part][4] += 10
+    assert opened(arrays).sha256 != opened(changed, file="changed.npz").sha256
+
+
+def test_integer_ids_are_text(opened):
+    assert opened(columns(id=np.arange(6) * 7)).ids.tolist() == ["0", "7", "14", "21", "28", "35"]
+
+
+def test_duplicates_and_info(opened):
+    arrays = columns(unit=np.array(list("aabbbb")), id=np.arange(6))
+    arrays["x"][[3, 5]] = arrays["x"][0]
+    split = opened(arrays)
+    assert data.duplicates(split) == 2
+    info = data.info(split)
+    assert (info.examples, info.duplicates, info.units) == (6, 2, 2)
+    assert (info.source, info.sha256) == ("held_out.npz", split.sha256)
+    assert data.info(opened(columns())).units is None
+
+
+# ── limit ─────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_limit_is_a_seeded_sample_in_the_files_order(opened):
+    arrays = columns(n=200, id=np.arange(200))
+    split = opened(arrays, limit=20)
+    rows = split.order.tolist()
+    assert len(split) == 20
+    assert rows == sorted(set(rows)) != list(range(20))
+    assert split.ids.tolist() == [str(row) for row in rows]
+    np.testing.assert_array_equal(split.targets, arrays["target"][rows])
+    np.testing.assert_array_equal(next(split.batches(20)).feeds["x"], arrays["x"][rows])
+    assert opened(None, limit=20).order.tolist() == rows
+    assert opened(None, limit=20, seed=1).order.tolist() != rows
+    assert opened(arrays, name="tuning", limit=20).order.tolist() != rows
+    assert split.sha256 != opened(None).sha256
+
+
+def test_every_row_can_be_drawn(opened):
+    arrays = columns(n=8)
+    opened(arrays)
+    drawn = {row for seed in range(40) for row in opened(None, limit=2, seed=seed).order.tolist()}
+    assert drawn == set(range(8))
+
+
+@pytest.mark.parametrize("limit", [6, 7, 10**12])
+def test_a_limit_above_n_takes_all(opened, limit):
+    assert opened(columns(), limit=limit).sha256 == opened(None).sha256
+
+
+def test_a_limit_is_the_same_data_as_a_file_of_those_rows(opened):
+    arrays = columns(n=50)
+    split = opened(arrays, limit=9)
+    only = opened({name: a[split.order] for name, a in arrays.items()}, file="only.npz")
+    assert split.sha256 == only.sha256
+    assert split.ids.tolist() == only.ids.tolist()
+
+
+# ── pins ──────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_pin_is_the_files_sha256_or_the_content(opened, tmp_path):
+    arrays = columns(n=30)
+    split = opened(arrays)
+    of_file = hashlib.sha256((tmp_path / "held_out.npz").read_bytes()).hexdigest()
+    for pin in (of_file, split.sha256):
+        assert opened(None, sha256=pin).sha256 == split.sha256
+        assert len(opened(None, sha256=pin, limit=4)) == 4
+    assert opened(arrays, file="same.parquet", sha256=split.sha256).sha256 == split.sha256
+
+
+def test_a_wrong_pin_shows_all_three(opened, tmp_path):
+    arrays = columns(n=30)
+    split = opened(arrays)
+    of_file = hashlib.sha256((tmp_path / "held_out.npz").read_bytes()).hexdigest()
+    for limit in (None, 4):
+        with pytest.raises(DataError) as caught:
+            opened(None, sha256="0" * 64, limit=limit)
+        text = str(caught.value)
+        assert f"pinned {'0' * 64}, file {of_file}, content {split.sha256}" in text
+        assert "write the file's or the content's sha256 into the policy" in text
+
+
+def test_the_digest_of_a_sample_is_no_pin(opened):
+    sampled = opened(columns(n=30), limit=4).sha256
+    with pytest.raises(DataError, match="is not the data that the policy pins"):
+        opened(None, limit=4, sha256=sampled)
+
+
+# ── overlap ───────────────────────────────────────────────────────────────────────────────
+
+
+def test_disjoint_splits(opened):
+    a, b, c = (opened(columns(), name=name) for name in ("calibration", "tuning", "held_out"))
+    data.prove_disjoint([a, b, c])
+    data.prove_disjoint([a])
+    data.prove_disjoint([])
+
+
+def test_overlap_by_content_under_different_ids(opened):
+    arrays = columns(n=9, id=np.array([f"a{i}" for i in range(9)]))
+    other = columns(n=9, id=np.array([f"b{i}" for i in range(9)]))
+    other["x"][1:8] = arrays["x"][:7]
+    calibration = opened(arrays, name="calibration", needs_target=False)
+    fine = opened(columns(), name="tuning")
+    held_out = opened(other)
+    with pytest.raises(OverlapError) as caught:
+        data.prove_disjoint([calibration, fine, held_out])
+    assert str(caught.value) == (
+        "calibration (calibration.npz) and held_out (held_out.npz) share 7 examples (7 by "
+        "content, 0 by id): 'b1', 'b2', 'b3', 'b4', 'b5', …; a model must not be judged on what "
+        "built it: take them out of calibration"
+    )
+
+
+def test_overlap_by_id_under_different_content(opened):
+    first = opened(columns(id=np.arange(6)), name="tuning", needs_target=False)
+    second = opened(columns(id=np.arange(6) + 4))
+    with pytest.raises(OverlapError, match=r"2 examples \(0 by content, 2 by id\): '4', '5';"):
+        data.prove_disjoint([first, second])
+
+
+def test_overlap_across_formats(opened):
+    arrays = columns()
+    first = opened(arrays, name="calibration", needs_target=False)
+    second = opened(arrays, file="held_out.parquet")
+    with pytest.raises(OverlapError, match="share 6 examples"):
+        data.prove_disjoint([first, second])
+
+
+# ── villains ──────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_missing_file_is_named_as_resolved(opened, tmp_path):
+    with pytest.raises(UsageError, match=f"held_out: there is no {tmp_path.resolve()}/no.npz"):
+        opened(None, file="sub/../no.npz")
+
+
+def test_an_unknown_format(opened):
+    with pytest.raises(UsageError, match="did you mean 'parquet'"):
+        opened(columns(), format="parqet")
+
+
+def test_a_misspelt_input(opened):
+    arrays = columns()
+    inputs = (TensorSpec("pixel_values", "float32", (None, 3)),)
+    with pytest.raises(DataError) as caught:
+        opened({"pixel_value": arrays["x"], "target": arrays["target"]}, inputs=inputs)
+    text = str(caught.value)
+    assert (
+        "has no column 'pixel_values'. The model's inputs are pixel_values float32 (N, 3)" in text
+    )
+    assert "the file has pixel_value (6, 3), target (6,): rename 'pixel_value' to 'pixel_v" in text
+
+
+def test_a_missing_input_without_a_likely_name(opened):
+    with pytest.raises(DataError, match="save each input under its own name"):
+        opened({"target": np.arange(3)})
+
+
+def test_a_column_that_is_neither_input_nor_slice(opened):
+    arrays = columns(extra=np.zeros((6, 2)))
+    with pytest.raises(
+        DataError, match=r"column 'extra' \(6, 2\) is no input of the model, which are x float32"
+    ):
+        opened(arrays)
+    inputs = (X, TensorSpec("mask_b", "float32", (None, 2)))
+    arrays = columns(mask_b=np.zeros((6, 2), np.float32), mask_a=np.zeros((6, 2), np.float32))
+    with pytest.raises(DataError, match=r"did you mean 'mask_b'\? Rename it, or leave it out"):
+        opened(arrays, inputs=inputs)
+
+
+def test_a_missing_target(opened):
+    with pytest.raises(DataError, match=r"no column 'target'.*it has x \(6, 3\): add the true"):
+        opened({"x": columns()["x"]})
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "allowed"),
+    [("target", (6, 2, 2), r"\(N,\) or \(N, L\)"), ("id", (6, 2), r"\(N,\)"), ("unit", (6, 1), "")],
+)
+def test_special_columns_have_their_rank(opened, name, shape, allowed):
+    with pytest.raises(DataError, match=rf"column '{name}' is .*; it has to be {allowed}"):
+        opened(columns(**{name: np.zeros(shape, np.int64)}))
+
+
+@pytest.mark.parametrize("file", ["held_out.npz", "held_out.parquet"])
+def test_an_empty_split(opened, file):
+    with pytest.raises(DataError, match="is empty; it needs at least one example"):
+        opened(columns(n=0), file=file)
+
+
+def test_repeated_ids(opened):
+    with pytest.raises(DataError, match="2 ids occur more than once: 'a', 'b'; every example"):
+        opened(columns(id=np.array(list("aabbbc"))))
+
+
+def test_ids_that_are_no_ids(opened):
+    with pytest.raises(DataError, match="column 'id' is float64; ids are text or integers"):
+        opened(columns(id=np.arange(6.0)))
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("name", ["x", "target", "site", "unit"])
+def test_nan_and_inf_are_named_by_example(opened, bad, name):
+    arrays = columns(id=np.array([f"img{i}" for i in range(6)]), site=np.zeros(6), unit=np.zeros(6))
+    arrays["target"] = arrays["target"].astype(np.float64)
+    arrays[name][4] = bad
+    with pytest.raises(
+        DataError, match=rf"column '{name}' of example 'img4' \(row 4, .*\) is NaN or infinite"
+    ):
+        opened(arrays)
+
+
+def test_nan_in_an_example_without_an_id(opened):
+    arrays = columns()
+    arrays["x"][4, 1] = np.nan
+    with pytest.raises(DataError, match=r"of example 'x[0-9a-f]{16}' \(row 4"):
+        opened(arrays)
+
+
+def test_nan_in_a_later_block_of_a_sample(opened, monkeypatch):
+    monkeypatch.setattr(data, "_BLOCK_BYTES", 64)
+    arrays = columns(n=100, id=np.arange(100))
+    sample = opened(arrays, limit=30).order
+    arrays["x"][sample[25]] = np.nan
+    with pytest.raises(DataError, match=rf"example '{sample[25]}' \(row {sample[25]},"):
+        opened(arrays, limit=30)
+
+
+@pytest.mark.parametrize("code", [0xD800, 0xDFFF, 0x110000, 0xFFFFFFFF])
+@pytest.mark.parametrize("name", ["id", "site", "target"])
+def test_text_that_is_not_unicode(opened, code, name):
+    text = np.array([f"t{i}" for i in range(6)])
+    text.view(np.uint32)[7] = code
+    with pytest.raises(DataError, match=rf"column '{name}'.*\(row 3, .*is not Unicode text"):
+        opened(columns(**{name: text}))
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.uint8, np.int64])
+def test_there_is_no_silent_cast(opened, dtype):
+    arrays = columns()
+    with pytest.raises(DataError, match=r"column 'x' is .*wants float32: save it as float32"):
+        opened(arrays | {"x": arrays["x"].astype(dtype)})
+
+
+def test_a_shape_that_is_not_the_models(opened):
+    with pytest.raises(DataError, match=r"enters the model as \(N, 3\).*wants \(N, 4\)"):
+        opened(columns(), inputs=(TensorSpec("x", "float32", (None, 4)),))
+
+
+def test_a_fit_is_checked_before_data_are_read(opened, monkeypatch):
+    monkeypatch.setattr(data, "_identify", lambda *_: pytest.fail("data were read"))
+    with pytest.raises(DataError, match="wants int64"):
+        opened(columns(), inputs=(TensorSpec("x", "int64", (None, 3)),))
+
+
+def test_a_model_without_inputs(opened):
+    with pytest.raises(DataError, match="the model has no inputs"):
+        opened(columns(), inputs=())
+
+
+# ── memory ────────────────────────────────────────────────────────────────────────────────
+
+
+def test_memory_is_flat(opened):
+    spec = TensorSpec("x", "float32", (None, 1 << 16))
+    arrays = {
+        "x": np.zeros((256, 1 << 16), np.float32),
+        "target": np.zeros(256, np.int64),
+    }  # 64 MiB
+    opened(arrays, inputs=(spec,), save=np.savez_compressed)
+    del arrays
+    tracemalloc.start()
+    split = opened(None, inputs=(spec,))
+    total = sum(float(batch.feeds["x"].sum()) for batch in split.batches(16))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert total == 0
+    assert peak < 16 << 20

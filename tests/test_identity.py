@@ -1,0 +1,84 @@
+import hashlib
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from gate import identity
+
+CELLS = hnp.arrays(np.uint8, st.tuples(st.integers(1, 30), st.just(3)), elements=st.integers(0, 2))
+
+
+def test_a_hash_is_the_documented_sha256():
+    x = np.array([[1, 2], [3, 4]], np.float32)
+    text = np.array(["é", "bc"])
+    rows = identity.hash_rows({"x": x, "a": text})
+    meaning = b'[["a", "text", []], ["x", "float32", [2]]]'
+    for row in range(2):
+        letters = str(text[row]).encode("utf-32-le").rstrip(b"\0")
+        content = len(letters).to_bytes(8, "little") + letters + x[row].astype("<f4").tobytes()
+        assert rows[row].tobytes() == hashlib.sha256(meaning + content).digest()
+
+
+def test_names_types_and_shapes_count():
+    x = np.zeros((1, 4), np.float32)
+    variants = [{"x": x}, {"y": x}, {"x": x.view(np.int32)}, {"x": x.reshape(1, 2, 2)}]
+    assert len({identity.hash_rows(columns).tobytes() for columns in variants}) == 4
+
+
+def test_byte_order_memory_order_and_padding_do_not_count():
+    x = np.arange(12, dtype=np.float32).reshape(2, 3, 2)
+    reference = identity.hash_rows({"x": x, "t": np.array(["a", "b"])})
+    same = {"t": np.array(["a", "b"], "U9"), "x": np.asfortranarray(x.astype(">f4"))}
+    np.testing.assert_array_equal(identity.hash_rows(same), reference)
+
+
+def test_neighbouring_texts_do_not_trade_letters():
+    rows = identity.hash_rows({"t": np.array([["ab", "c"], ["a", "bc"]])})
+    assert rows[0].tobytes() != rows[1].tobytes()
+
+
+@given(CELLS)
+def test_rows_are_equal_where_their_hashes_are(x):
+    hashes = identity.keys(identity.hash_rows({"x": x}))
+    same = (x[:, None] == x[None]).all(axis=2)
+    np.testing.assert_array_equal(hashes[:, None] == hashes[None], same)
+
+
+@given(st.lists(st.binary(min_size=32, max_size=32), min_size=1), st.randoms())
+def test_keys_sort_as_bytes_do(rows, random):
+    rows += [row[:20] + bytes(12) for row in rows]
+    hashes = np.frombuffer(b"".join(rows), np.uint8).reshape(-1, 32)
+    assert np.sort(identity.keys(hashes)).tobytes() == b"".join(sorted(rows))
+
+
+@given(CELLS, st.data())
+def test_ids_and_digest_do_not_depend_on_order(x, data):
+    permutation = np.array(data.draw(st.permutations(range(len(x)))))
+    target = x[:, 0].astype(np.int64) + np.arange(len(x)) % 2
+
+    def identified(rows):
+        hashes = identity.hash_rows({"x": x[rows]})
+        ids = identity.distinct(identity.heads(hashes), [target[rows]])
+        pairs = zip(ids.tolist(), target[rows].tolist(), strict=True)
+        return sorted(pairs), identity.digest(ids, hashes, target[rows])
+
+    there, back = identified(np.arange(len(x))), identified(permutation)
+    assert there == back
+    assert len({name for name, _ in there[0]}) == len(x)
+
+
+def test_heads_and_their_suffixes():
+    hashes = np.zeros((4, 32), np.uint8)
+    hashes[3, 7] = 255
+    ids = identity.distinct(identity.heads(hashes), [np.array([2, 0, 1, 0])])
+    zeros = "x" + "0" * 16
+    assert ids.tolist() == [f"{zeros}-3", zeros, f"{zeros}-2", zeros[:-2] + "ff"]
+
+
+def test_a_digest_tells_targets_from_none():
+    hashes = identity.hash_rows({"x": np.arange(3)})
+    ids = identity.heads(hashes)
+    digests = {identity.digest(ids, hashes, t) for t in (None, np.arange(3), np.arange(3) + 1)}
+    assert len(digests) == 3

@@ -1,0 +1,207 @@
+"""A record, a folder as a run leaves it, and stores that are copies of one empty template."""
+
+import hashlib
+import shutil
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from gate import recipes
+from gate.policy import Policy
+from gate.records import (
+    CandidateInfo,
+    Comparison,
+    Finding,
+    GateRecord,
+    Int8Info,
+    PolicySource,
+    Provenance,
+    SplitInfo,
+    Splits,
+    TensorInfo,
+    Verdict,
+)
+
+START = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
+Kept = tuple[GateRecord, Path]
+
+
+def sha(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def budgets() -> list[dict[str, Any]]:
+    return [
+        {"metric": "accuracy", "max_drop": 0.01},
+        {"metric": "accuracy", "max_drop": 0.03, "each": "site"},
+        {"metric": "size", "max_ratio": 0.5},
+    ]
+
+
+def comparison(metric: str = "accuracy", slice_: str | None = None, **values: Any) -> Comparison:
+    shape = {"metric": metric, "slice": slice_, "n": 1000, "method": "tango"}
+    numbers = {"reference": 0.961, "int8": 0.959, "degradation": 0.002}
+    return Comparison(**shape | numbers | {"lower": -0.001, "upper": 0.005} | values)
+
+
+def finding(budget: str, made: Comparison, outcome: str = "pass") -> Finding:
+    return Finding(
+        budget=budget,
+        slice=made.slice,
+        comparison=made,
+        outcome=outcome,
+        reason=f"{budget} came to {outcome}",
+        blocking=outcome not in ("pass", "waived"),
+    )
+
+
+def build_record(number: int = 0, *, outcome: str = "pass", **changes: Any) -> GateRecord:
+    policy = Policy.model_validate(
+        {
+            "version": 1,
+            "model": "digits-cnn",
+            "task": "classification",
+            "build": {"recipe": "static", "calibration": {"path": "d/calibration.npz"}},
+            "judge": {
+                "held_out": {"path": "d/held_out.npz"},
+                "expect_fp32": "unknown",
+                "budgets": budgets(),
+            },
+        }
+    )
+    whole = comparison()
+    sites = [comparison(slice_=f"site={name}") for name in ("north", "süd, [a=b]/c:d")]
+    size = comparison("size", reference=90000.0, int8=30000.0, degradation=0.33, quantity="ratio")
+    findings = (
+        finding("accuracy.max_drop", whole, outcome),
+        *(finding("accuracy.max_drop[each site]", site) for site in sites),
+        finding("size.max_ratio", size),
+    )
+    created = START + timedelta(hours=number)
+    record = GateRecord(
+        id=f"{created:%Y%m%dT%H%M%S%fZ}-{sha(f'candidate {number}')[:12]}",
+        created=created,
+        model="digits-cnn",
+        stage="pr",
+        policy=policy,
+        policy_source=PolicySource(file="digits.yaml", lines={}),
+        candidate=CandidateInfo(
+            source="models:/digits-cnn/3",
+            sha256=sha(f"candidate {number}"),
+            fp32_sha256=sha("fp32"),
+            bytes=90000,
+            inputs=(TensorInfo(name="x", dtype="float32", shape=(None, 4)),),
+            outputs=(TensorInfo(name="y", dtype="float32", shape=(None, 2)),),
+            opset=17,
+            steps=(),
+        ),
+        int8=Int8Info(
+            sha256=sha("int8"),
+            bytes=30000,
+            recipe=recipes.RECIPES["static"],
+            quantized_nodes=("conv",),
+            skipped_nodes=(),
+            int8_share=1.0,
+            kernels={"QLinearConv": 1},
+        ),
+        splits=Splits(
+            held_out=SplitInfo(
+                source="d/held_out.npz", sha256=sha("held"), examples=1000, duplicates=0
+            ),
+            calibration=SplitInfo(
+                source="d/calibration.npz", sha256=sha("calibration"), examples=256, duplicates=1
+            ),
+        ),
+        preprocessing_sha256=sha("preprocessing"),
+        baseline=(),
+        comparisons=(whole, *sites, size),
+        alpha=0.05,
+        verdict=Verdict(outcome=outcome, findings=findings),
+        provenance=Provenance(
+            git="a" * 40 + "-dirty",
+            versions={"onnxruntime": "1.31.1", "onnx": "1.23.2", "numpy": np.__version__},
+            cpu={"model": "Xeon", "architecture": "x86_64", "features": ["avx512_vnni"]},
+            seed=7,
+            policy_sha256=sha("policy"),
+            threads=2,
+            batch_size=64,
+        ),
+        durations={"quantize": 1.5, "evaluate": 2.0},
+        examples_evaluated=1000,
+        examples_total=1000,
+        rows_sha256=sha("rows"),
+    )
+    return record.model_copy(update=changes)
+
+
+def matmul(path: Path, *, external: bool = False) -> None:
+    """y = x · 1, (N, 4) -> (N, 2)."""
+    ones = helper.make_tensor("w", TensorProto.FLOAT, [4, 2], np.ones(8, "f4").tobytes(), raw=True)
+    graph = helper.make_graph(
+        [helper.make_node("MatMul", ["x", "w"], ["y"])],
+        "graph",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [None, 4])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [None, 2])],
+        [ones],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    where = {"location": f"{path.name}.data", "size_threshold": 0} if external else {}
+    onnx.save_model(model, path, save_as_external_data=external, **where)
+
+
+def keep(record: GateRecord, folder: Path, *, external: bool = False) -> Kept:
+    """What `gate run` leaves in `--out`, and the record with the hash of its INT8 model."""
+    folder.mkdir(parents=True)
+    matmul(folder / "model.int8.onnx", external=external)
+    files = sorted(folder.glob("model.int8.onnx*"))
+    digest = hashlib.sha256(b"".join(file.read_bytes() for file in files)).hexdigest()
+    record = record.model_copy(
+        update={"int8": record.int8.model_copy(update={"sha256": digest})}, deep=True
+    )
+    (folder / "record.json").write_text(record.model_dump_json(), encoding="utf-8")
+    (folder / "report.md").write_text("# pass\n\n| a | b |\n|---|---|\n", encoding="utf-8")
+    for name in ("rows.npz", "outputs.npz", "model.fp32.onnx", ".record.json.partial"):
+        (folder / name).write_bytes(b"bytes")
+    return record, folder
+
+
+@pytest.fixture
+def kept(tmp_path: Path) -> Callable[..., Kept]:
+    """Make the n-th record and its folder: `kept(2, stage="release", outcome="fail")`."""
+
+    def make(number: int = 0, *, external: bool = False, **changes: Any) -> Kept:
+        folder = tmp_path / "out" / str(number)
+        return keep(build_record(number, **changes), folder, external=external)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A sqlite store without runs, made once: its migrations take seconds."""
+    from gate.trackers.mlflow import TRACKER
+
+    folder = tmp_path_factory.mktemp("template")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        patch.chdir(folder)
+        TRACKER.prepare()
+    return folder / "mlflow.db"
+
+
+@pytest.fixture
+def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, empty_store: Path) -> Path:
+    """The working folder, with a store in it and no `MLFLOW_TRACKING_URI`."""
+    folder = tmp_path / "work"
+    folder.mkdir()
+    shutil.copyfile(empty_store, folder / "mlflow.db")
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.delenv("MLFLOW_REGISTRY_URI", raising=False)
+    monkeypatch.chdir(folder)
+    return folder

@@ -1,0 +1,70 @@
+"""What every registered tracker does."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from gate import trackers
+from gate.errors import UsageError
+from gate.records import GateRecord
+from gate.trackers import PastRun, Tracker
+
+Keep = Callable[..., tuple[GateRecord, Path]]
+
+
+@pytest.fixture(params=sorted(trackers.TRACKERS))
+def tracker(request: pytest.FixtureRequest, workplace: Path) -> Tracker:
+    found = trackers.get(request.param)
+    found.prepare()
+    return found
+
+
+def test_its_key_is_its_name(tracker: Tracker) -> None:
+    assert trackers.get(tracker.key) is tracker
+    assert tracker.where()
+
+
+def test_an_unknown_key_lists_the_known() -> None:
+    with pytest.raises(UsageError, match="did you mean 'mlflow'"):
+        trackers.get("mlfow")
+
+
+def test_it_can_be_prepared_again(tracker: Tracker) -> None:
+    tracker.prepare()
+
+
+def test_a_record_is_kept_once(tracker: Tracker, kept: Keep) -> None:
+    record, folder = kept()
+    files = {path: path.read_bytes() for path in folder.iterdir()}
+    run = tracker.log(record, folder)
+    assert tracker.log(record, folder) == run
+    assert len(tracker.past(record.model)) <= 1
+    assert {path: path.read_bytes() for path in folder.iterdir()} == files
+
+
+def test_what_it_remembers_is_the_record(tracker: Tracker, kept: Keep) -> None:
+    record, folder = kept(outcome="inconclusive")
+    run = tracker.log(record, folder)
+    for past in tracker.past(record.model):
+        assert isinstance(past, PastRun)
+        assert (past.run, past.when, past.stage) == (run, record.created, "pr")
+        assert (past.outcome, past.candidate) == ("inconclusive", record.candidate.sha256)
+        assert past.metrics["accuracy.max_drop/drop"] == 0.002
+        assert GateRecord.model_validate(tracker.record(past.run)) == record
+        assert list(tracker.models()) == [record.model]
+
+
+def test_runs_come_newest_first_and_errors_are_runs(tracker: Tracker, kept: Keep) -> None:
+    for number in (2, 1, 3):
+        tracker.log(*kept(number))
+    tracker.log_error("digits-cnn", stage="release", source="x.onnx", error="why")
+    runs = list(tracker.past("digits-cnn"))
+    assert runs == sorted(runs, key=lambda run: run.when, reverse=True)
+    assert [run.outcome for run in runs] in ([], ["error", "pass", "pass", "pass"])
+
+
+def test_what_it_does_not_know_is_empty_or_none(tracker: Tracker) -> None:
+    assert list(tracker.past("nobody")) == []
+    assert tracker.record("0" * 32) is None
+    assert list(tracker.models()) == []
