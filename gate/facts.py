@@ -127,9 +127,10 @@ def _machine(record: GateRecord) -> str:
     made = record.provenance
     cpu, versions = made.cpu, made.versions
     model = plain(cpu.get("model") or cpu.get("architecture") or "unknown CPU", 80)
-    vnni = {True: "with VNNI", False: "without VNNI"}.get(cpu.get("vnni"), "VNNI unknown")  # type: ignore[arg-type]
+    vnni = cpu.get("vnni")
+    has = "with VNNI" if vnni is True else "without VNNI" if vnni is False else "VNNI unknown"
     return (
-        f"onnxruntime {plain(versions.get('onnxruntime', 'unknown'), 40)}, {model} {vnni}, "
+        f"onnxruntime {plain(versions.get('onnxruntime', 'unknown'), 40)}, {model} {has}, "
         f"{wording.plural(made.threads, 'thread')}, batch {made.batch_size}, seed {made.seed}"
     )
 

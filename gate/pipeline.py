@@ -15,7 +15,7 @@ import gate.calibrate as calibration
 from gate import backends, data, formats, preprocess, publish, tasks, trackers
 from gate.backends import Backend, Runner
 from gate.candidate import Source, fetch, input_columns
-from gate.compare import compare_budgets, describe, unsupported
+from gate.compare import compare_budgets, describe
 from gate.decide import decide
 from gate.errors import (
     GateError,
@@ -23,6 +23,7 @@ from gate.errors import (
     UsageError,
 )
 from gate.evaluate import Evaluated, demand_baseline, evaluate, rows_of, save_arrays
+from gate.judgeable import unsupported
 from gate.metrics import ARTIFACT_METRICS, ArtifactMetric, Metric
 from gate.normalize import normalize, prove_parity
 from gate.policy import Policy
@@ -154,7 +155,7 @@ def run_gate(
         GateError: the gate could not judge; `exit_code` says how the command line would exit.
     """
     loaded = policy if isinstance(policy, LoadedPolicy) else load_policy(Path(policy))
-    preflight(loaded, unsupported=unsupported)
+    preflight(loaded, unsupported=unsupported, needs_candidate=candidate is None)
     chosen = _chosen(loaded, candidate)
     folder = publish.claim(Path(out)) if out is not None else None
     keeper = trackers.get(tracker)
@@ -392,7 +393,7 @@ def _record(
         model=policy.model,
         stage=run.stage,
         policy=policy,
-        policy_source=PolicySource(file=str(run.loaded.file), lines=dict(run.loaded.lines)),
+        policy_source=PolicySource(file=str(run.loaded.budgets_file), lines=dict(run.loaded.lines)),
         candidate=CandidateInfo.of(candidate),
         int8=Int8Info.of(int8),
         splits=Splits.model_validate(infos),

@@ -50,7 +50,11 @@ class _Kind:
 
 
 def preflight(
-    loaded: LoadedPolicy, *, unsupported: Unsupported, needs_candidate: bool = True
+    loaded: LoadedPolicy,
+    *,
+    unsupported: Unsupported,
+    needs_candidate: bool = True,
+    needs_data: bool = True,
 ) -> None:
     """Prove that all a policy names exists, and that this version can judge it.
 
@@ -58,6 +62,7 @@ def preflight(
         loaded: the policy.
         unsupported: why a budget cannot be judged, `gate.compare.unsupported`.
         needs_candidate: whether the policy's own candidate is used, and has to exist.
+        needs_data: whether its data are read, and have to exist and hold its columns.
 
     Raises:
         PolicyError: all findings at once, one a line, each beginning with file:line:column.
@@ -67,10 +72,10 @@ def preflight(
         *_names(loaded, unsupported),
         *_absent_features(loaded),
         *(_candidate(loaded) if needs_candidate else ()),
-        *_files(loaded),
+        *(_files(loaded) if needs_data else ()),
     ]
     try:
-        findings += _columns(loaded)
+        findings += _columns(loaded) if needs_data else []
     except DataError:
         raise_all(findings, first=loaded.file)
         raise

@@ -264,7 +264,7 @@ def _row(case: Case, name: str) -> Row:
     comparison = case.finding.comparison
     fp32, int8, change = NOTHING, NOTHING, NOTHING
     if comparison is not None:
-        fp32, int8 = _values(comparison)
+        fp32, int8 = wording.both_values(comparison)
         change = wording.measured_text(comparison, case.quantity, case.unit)
     return Row(name, fp32, int8, change, case.outcome, _reason(case), case)
 
@@ -286,7 +286,7 @@ def others(record: GateRecord) -> tuple[tuple[str, str, str], ...]:
     """Name, FP32 and INT8 of what was measured and has no budget."""
     judged = {_place(finding.comparison) for finding in record.verdict.findings}
     return tuple(
-        (_measured_name(comparison), *_values(comparison))
+        (_measured_name(comparison), *wording.both_values(comparison))
         for comparison in record.comparisons
         if _place(comparison) not in judged
     )
@@ -300,11 +300,3 @@ def _measured_name(comparison: Comparison) -> str:
     where = f", {plain(comparison.slice, 60)}" if comparison.slice else ""
     against = "" if comparison.against == "fp32" else f" against {plain(comparison.against, 20)}"
     return wording.metric_name(comparison.metric) + where + against
-
-
-def _values(comparison: Comparison) -> tuple[str, str]:
-    unit = wording.unit_of(comparison.metric, comparison)
-    return (
-        wording.metric_value(comparison.reference, unit),
-        wording.metric_value(comparison.int8, unit),
-    )

@@ -23,6 +23,7 @@ QUANTITIES: dict[Threshold, Quantity] = {
 _RATES = re.compile(r"accuracy|top_?\d+_accuracy|prediction_flips|exact_match")
 _LOWER_IS_BETTER = frozenset({"log_loss", "prediction_flips", "size"})
 _SPELLED = {"int8": "INT8", "fp32": "FP32", "f1": "F1", "auroc": "AUROC"}
+_OF_INT8_ALONE = frozenset({"prediction_flips", "int8_share"})
 _HIDDEN = frozenset({"Cc", "Cf", "Cn", "Co", "Cs", "Zl", "Zp"})
 _NOISE = 1e-9
 
@@ -142,10 +143,12 @@ def _form(quantity: Quantity, unit: Unit) -> tuple[int, int, str]:
 
 
 def unit_of(metric: str, comparison: Comparison | None = None) -> Unit:
-    """What a metric is counted in; a paired table shows that it is a proportion."""
+    """What a metric is counted in; a paired table or a rate's interval show a proportion."""
     if metric == "size":
         return "bytes"
-    counted = comparison is not None and comparison.counts is not None
+    counted = comparison is not None and (
+        comparison.counts is not None or comparison.method.lower().startswith("clopper")
+    )
     return "rate" if counted or _RATES.fullmatch(metric) else "number"
 
 
@@ -160,6 +163,13 @@ def metric_value(value: float | None, unit: Unit) -> str:
     if value is None or not math.isfinite(value):
         return NOTHING
     return amount(value, "value", unit)
+
+
+def both_values(comparison: Comparison) -> tuple[str, str]:
+    """FP32's value and INT8's; a dash for FP32 where a metric is about INT8 alone."""
+    unit = unit_of(comparison.metric, comparison)
+    reference = None if comparison.metric in _OF_INT8_ALONE else comparison.reference
+    return metric_value(reference, unit), metric_value(comparison.int8, unit)
 
 
 def limit_noun(budget: Budget) -> str:

@@ -34,6 +34,21 @@ FLIPPED = {
     "fail": (0.074, 0.060830, 0.089072, 1.0, 0.000612),
     "inconclusive": (0.013333, 0.002374, 0.041375, 0.0177, 1.0),
 }
+WHY = {
+    "pass": "accuracy drops 0.10 pp (loss between −0.34 and 0.57, each end 95 % sure), proven "
+    "within the 1.00 pp allowed",
+    "fail": "accuracy drops 5.50 pp (loss between 4.29 and 6.90, each end 95 % sure), more than "
+    "the 1.00 pp allowed",
+    "inconclusive": "accuracy does not change (loss between −2.34 and 2.34, each end 95 % sure); "
+    "150 examples do not prove it within the 1.00 pp allowed, about 1,031 would",
+    "clean": "accuracy on {} does not change (loss between −2.61 and 2.61, each end 95 % sure), "
+    "proven within the 3.00 pp allowed",
+    "losing": "not proven: accuracy on {} drops 1.00 pp (loss between −1.66 and 4.36, each end "
+    "95 % sure); 100 examples do not prove it within the 3.00 pp allowed, about 332 would",
+    "collapsed": "accuracy on target=8 drops 30.00 pp (loss between 23.03 and 38.00, each end "
+    "95 % sure), more than the 3.00 pp allowed",
+    "flips": "prediction_flips is {:.2f} %, held against the 5.00 % allowed",
+}
 
 
 def drop(numbers: Any, where: str | None = None) -> Comparison:
@@ -43,7 +58,8 @@ def drop(numbers: Any, where: str | None = None) -> Comparison:
     return Comparison(
         metric="accuracy", slice=where, n=n, reference=right / n,
         int8=(right - lost + gained) / n, degradation=(lost - gained) / n,
-        lower=lower, upper=upper, p_pass=p_pass, p_fail=p_fail, method="tango, exact",
+        lower=lower, upper=upper, p_pass=p_pass, p_fail=p_fail,
+        method="Tango interval, exact unconditional test",
         counts={"both_right": right - lost, "lost": lost, "gained": gained,
                 "both_wrong": n - right - gained},
     )  # fmt: skip
@@ -73,18 +89,13 @@ def accuracy_finding(kind: str) -> Finding:
         nothing = drop(DROPS["pass"]).model_copy(
             update={"int8": None, "degradation": None, "lower": None, "upper": None,
                     "p_pass": None, "p_fail": None, "counts": None, "method": "undefined",
-                    "note": "INT8 gives NaN for 12 of 1000 examples"}
+                    "note": "accuracy has no value: INT8 gives NaN for 12 of 1000 examples"}
         )  # fmt: skip
-        reason = "accuracy is undefined: INT8 gives NaN for 12 of 1000 examples"
+        reason = "accuracy has no value: INT8 gives NaN for 12 of 1000 examples"
         return finding(ACCURACY, nothing, "fail", reason=reason)
-    reasons = {
-        "fail": "the drop is proven to exceed 1.00 pp (p = 0.00099 ≤ 0.05)",
-        "inconclusive": "too few examples to prove a drop of at most 1.00 pp (p = 0.25 > 0.05)",
-    }
-    outcome = kind if kind in reasons else "pass"
-    reason = reasons.get(outcome, "the drop is proven to stay below 1.00 pp (p = 0.0038 ≤ 0.05)")
-    needed = 2419 if outcome == "inconclusive" else None
-    comparison = drop(DROPS[outcome])
+    outcome = kind if kind in DROPS else "pass"
+    needed = 1031 if outcome == "inconclusive" else None
+    comparison, reason = drop(DROPS[outcome]), WHY[outcome]
     return finding(ACCURACY, comparison, outcome, reason=reason, examples_needed=needed)
 
 
@@ -94,14 +105,13 @@ def slice_findings(kind: str, slices: int) -> list[Finding]:
     for index in range(slices):
         where = f"target={index}"
         if kind == "fail" and index == 8:
-            reason = "the drop is proven to exceed 3.00 pp (p = 0.001 ≤ 0.05)"
-            found.append(finding(EACH, drop(COLLAPSED, where), "fail", reason=reason))
+            found.append(finding(EACH, drop(COLLAPSED, where), "fail", reason=WHY["collapsed"]))
         elif index % 3:
-            found.append(finding(EACH, drop(CLEAN, where)))
+            found.append(finding(EACH, drop(CLEAN, where), reason=WHY["clean"].format(where)))
         else:
             found.append(
                 finding(EACH, drop(LOSING, where), "inconclusive", blocking=False,
-                        reason="neither proven harmed nor proven safe", examples_needed=301)
+                        reason=WHY["losing"].format(where), examples_needed=332)
             )  # fmt: skip
     return found
 
@@ -112,9 +122,9 @@ def findings(kind: str, slices: int) -> tuple[Finding, ...]:
     value, lower, upper, p_pass, p_fail = FLIPPED[side]
     flips = number(
         "prediction_flips", None, value, quantity="value", lower=lower, upper=upper,
-        p_pass=p_pass, p_fail=p_fail, degradation=value, method="clopper-pearson",
+        p_pass=p_pass, p_fail=p_fail, degradation=value, method="Clopper-Pearson",
     )  # fmt: skip
-    size = number("size", 103_412.0, 33_120.0, quantity="ratio", degradation=0.320272,
+    size = number("size", 103_412.0, 33_120.0, quantity="ratio", degradation=-0.679728,
                   p_pass=0.0, p_fail=1.0)  # fmt: skip
     share = number("int8_share", None, 0.9871, quantity="value", degradation=0.9871,
                    p_pass=0.0, p_fail=1.0)  # fmt: skip
@@ -122,9 +132,9 @@ def findings(kind: str, slices: int) -> tuple[Finding, ...]:
         accuracy_finding(kind),
         *slice_findings(kind, slices),
         finding(FLIPS, flips, "fail" if side == "fail" else "pass",
-                reason="more predictions changed than 5.00 %" if side == "fail" else "proven"),
-        finding(SIZE, size, reason="exact number"),
-        finding(SHARE, share, reason="exact number"),
+                reason=WHY["flips"].format(100 * value)),
+        finding(SIZE, size, reason="size is 0.32 times FP32's, within the 0.50 allowed"),
+        finding(SHARE, share, reason="int8_share is 0.99, the 0.80 required"),
     )  # fmt: skip
 
 

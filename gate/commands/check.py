@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from gate.compare import unsupported
 from gate.errors import EXIT_PASS, GateError, PolicyError, worst
+from gate.judgeable import unsupported
 from gate.policy_file import LoadedPolicy, load_policy
 from gate.preflight import preflight
 

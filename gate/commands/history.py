@@ -13,8 +13,9 @@ from rich.text import Text
 from gate.errors import UsageError
 from gate.trackers import PastRun, Tracker
 
-NARROWEST = 100
 _WIDTH_WITHOUT_TERMINAL = 140
+_WIDEST = 10_000
+_NARROWEST_OUTCOME = 32
 _LONGEST_REASON = 120
 _DROPS = ("drop", "relative_drop")
 _STYLES = {"pass": "green", "waived": "yellow", "inconclusive": "yellow", "incomplete": "dim"}
@@ -33,31 +34,42 @@ def history(tracker: Tracker, model: str) -> tuple[PastRun, ...]:
         return runs
     known = tracker.models()
     close = get_close_matches(model, known, n=1)
-    hint = f"; did you mean {close[0]!r}?" if close else ""
+    hint = f"Did you mean {close[0]!r}? " if close else ""
     listed = (
-        f"Known: {', '.join(known)}" if known else "It remembers no model yet: `gate run` first"
+        f"Known: {', '.join(known)}" if known else "No model has runs yet: begin with `gate run`"
     )
-    raise UsageError(f"no run of {model!r} in {tracker.where()}{hint}. {listed}")
+    raise UsageError(f"no run of {model!r} is kept. {hint}{listed} (looked in: {tracker.where()})")
 
 
 def render(runs: Sequence[PastRun], *, width: int | None = None, color: bool = False) -> str:
     """A table of runs, given newest first and shown newest last, next to the prompt.
 
-    Each run shows the metric of its own first budget; `width` in columns defaults to the
-    terminal's.
+    Each run shows the metric of its own first budget. `width` in columns defaults to the
+    terminal's; only the outcome is ever broken over lines.
     """
+    table = _table(runs)
     columns = width or shutil.get_terminal_size((_WIDTH_WITHOUT_TERMINAL, 24)).columns
     console = Console(
         file=io.StringIO(),
-        width=max(columns, NARROWEST),
+        width=columns,
         force_terminal=color,
         color_system="standard" if color else None,
         legacy_windows=False,
     )
-    console.print(_table(runs))
+    console.width = _fit(table, console, columns)
+    console.print(table)
     assert isinstance(console.file, io.StringIO)
     lines = console.file.getvalue().splitlines()
     return "".join(f"{line.rstrip()}\n" for line in lines)
+
+
+def _fit(table: Table, console: Console, columns: int) -> int:
+    """Give the last column what the others leave of `columns`; the width of the whole table."""
+    last = table.columns[-1]
+    last.width = _NARROWEST_OUTCOME
+    narrowest = console.measure(table, options=console.options.update(width=_WIDEST)).maximum
+    last.width += max(0, columns - narrowest)
+    return max(columns, narrowest)
 
 
 def _table(runs: Sequence[PastRun]) -> Table:
@@ -77,7 +89,7 @@ def _table(runs: Sequence[PastRun]) -> Table:
         table.add_column("metric", no_wrap=True)
     for name in ("FP32", "INT8", "drop", "interval"):
         table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("outcome", overflow="fold", ratio=1)
+    table.add_column("outcome", overflow="fold")
     for run in reversed(runs):
         table.add_row(*_row(run, named=len(metrics) > 1))
     return table

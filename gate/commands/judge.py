@@ -1,23 +1,113 @@
 """`gate judge`: decide again from a record, running no model."""
 
+import hashlib
 from pathlib import Path
 
-from gate.commands.report import load_record
+from gate import tasks
+from gate.commands.report import load_record, record_file
+from gate.compare import compare_budgets
 from gate.decide import decide, measured_of
-from gate.errors import RecordError
-from gate.records import GateRecord, Verdict
+from gate.errors import RecordError, UsageError
+from gate.evaluate import demand_baseline, load_rows
+from gate.judgeable import unsupported
+from gate.metrics import ARTIFACT_METRICS, Metric
+from gate.policy import Policy
+from gate.policy_file import LoadedPolicy, load_policy
+from gate.preflight import preflight
+from gate.records import Evaluation, GateRecord, PolicySource, Verdict
 
 _NAMED = 5
 
 
-def judge(path: Path) -> GateRecord:
-    """The record at `path`, its verdict decided again.
+def judge(path: Path, policy: str | None = None) -> GateRecord:
+    """The record at `path`, decided again: by its own policy, or by another one.
 
     Raises:
-        UsageError: there is no record.
-        RecordError: it is damaged, or its verdict is not what its own numbers give.
+        UsageError: there is no record, or the policy is about something else.
+        RecordError: the record or its rows are damaged, or its verdict is not what its own
+            numbers give.
+        BaselineError: FP32 is not what the policy expects.
     """
-    return rejudge(load_record(path))
+    record = rejudge(load_record(path))
+    if policy is None:
+        return record
+    return judge_by(load_policy(policy), record, record_file(path).with_name("rows.npz"))
+
+
+def judge_by(loaded: LoadedPolicy, record: GateRecord, rows: Path) -> GateRecord:
+    """The record as if `loaded` had judged it: its budgets on the stored rows, no model run.
+
+    The artifact stays the one that was built: of the policy only `judge` counts.
+
+    Raises:
+        UsageError: the policy is another model's, another task's, or pins other data.
+        RecordError: the rows are not those that the record vouches for.
+        BaselineError: FP32 is not what the policy expects.
+    """
+    preflight(loaded, unsupported=unsupported, needs_candidate=False, needs_data=False)
+    _demand_same_subject(loaded, record)
+    evaluation = _rows(rows, record)
+    metrics = _metrics(loaded.policy, evaluation)
+    baseline = demand_baseline(loaded.policy.judge.expect_fp32, evaluation, metrics)
+    artifacts = {
+        name: metric.measure(record.candidate, record.int8)
+        for name, metric in ARTIFACT_METRICS.items()
+    }
+    policy = record.policy.model_copy(update={"judge": loaded.policy.judge})
+    measured = compare_budgets(
+        policy.judge.budgets, evaluation, {**metrics, **ARTIFACT_METRICS}, artifacts, policy.alpha
+    )
+    return record.model_copy(
+        update={
+            "policy": policy,
+            "policy_source": PolicySource(file=str(loaded.budgets_file), lines=dict(loaded.lines)),
+            "baseline": baseline,
+            "comparisons": tuple(m.comparison for m in measured if m.comparison is not None),
+            "alpha": policy.alpha,
+            "verdict": decide(measured, policy.alpha),
+            "provenance": record.provenance.model_copy(update={"policy_sha256": loaded.sha256}),
+        }
+    )
+
+
+def _demand_same_subject(loaded: LoadedPolicy, record: GateRecord) -> None:
+    policy, pin = loaded.policy, loaded.policy.judge.held_out.sha256
+    for what in ("model", "task"):
+        asked, recorded = getattr(policy, what), getattr(record.policy, what)
+        if asked != recorded:
+            raise UsageError(f"{loaded.file} is about {what} {asked}; the record is of {recorded}")
+    if pin not in (None, record.policy.judge.held_out.sha256, record.splits.held_out.sha256):
+        raise UsageError(
+            f"{loaded.file} pins other held-out data than the record was measured on: "
+            "run the gate on them"
+        )
+
+
+def _rows(path: Path, record: GateRecord) -> Evaluation:
+    evaluation = load_rows(path)
+    if hashlib.sha256(path.read_bytes()).hexdigest() != record.rows_sha256:
+        raise RecordError(
+            f"{path} is not what record {record.id} vouches for: it was changed after it was "
+            "written. Fetch it again, or run the gate again"
+        )
+    return evaluation
+
+
+def _metrics(policy: Policy, evaluation: Evaluation) -> dict[str, Metric]:
+    """Every example metric that the policy names.
+
+    Raises:
+        UsageError: the record's rows were not observed for one of them.
+    """
+    metric = tasks.get(policy.task).observed(evaluation.targets, evaluation.fp32)
+    asked = [budget.metric for budget in policy.judge.budgets]
+    if policy.judge.expect_fp32 != "unknown":
+        asked += policy.judge.expect_fp32.metrics
+    found = {name: metric(name) for name in asked if name not in ARTIFACT_METRICS}
+    for name, wanted in found.items():
+        if wanted.observation not in evaluation.fp32:
+            raise UsageError(f"the record holds no rows for {name}: run the gate with this policy")
+    return found
 
 
 def rejudge(record: GateRecord) -> GateRecord:

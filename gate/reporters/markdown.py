@@ -11,6 +11,7 @@ from gate.story import Group, Row
 LIMIT = 60_000
 _BLOCKERS = 10
 _INVISIBLE = "&#8203;"
+_UNBROKEN = "&nbsp;"
 _ESCAPES = (
     (re.compile(r"[\\`*\[|~$]"), r"\\\g<0>"),
     (re.compile(r"(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])"), r"\\_"),
@@ -115,7 +116,7 @@ def _sections(record: GateRecord) -> tuple[_Section, ...]:
         _Section("", [escape(story.since(record))], "\n"),
         _Section("", [f"> {escape(notice)}  " for notice in facts.notices(record)], "\n"),
         _budgets(record),
-        _folded("What was compared, and how", ("", ""), facts.facts(record)),
+        _folded("What was compared, and how", ("What", "As judged"), facts.facts(record)),
         _folded("Measured without a budget", ("Metric", "FP32", "INT8"), story.others(record)),
     )
 
@@ -160,8 +161,9 @@ def _group(group: Group) -> list[str]:
 
 def _row(row: Row, *, nested: bool) -> str:
     name = f"↳ {row.name}" if nested else row.name
-    cells = [escape(cell) for cell in (name, row.reference, row.int8, row.change)]
-    outcome = escape(row.outcome)
+    numbers = [escape(cell).replace(" ", _UNBROKEN) for cell in (row.reference, row.int8)]
+    outcome = escape(row.outcome).replace(" ", _UNBROKEN)
+    cells = [escape(name), *numbers, escape(row.change)]
     cells.append(f"**{outcome}**" if row.case.finding.blocking else outcome)
     return f"| {' | '.join([*cells, escape(row.reason)])} |"
 

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from gate.statistics import tango
 
-METHOD = "Tango interval, exact unconditional test"
+METHOD = f"{tango.METHOD}, exact unconditional test"
 Floats = NDArray[np.float64]
 _GRID = 33
 _TIE = 1e-9
@@ -133,15 +133,16 @@ def _tails(
     from scipy.special import bdtr, bdtrc
 
     weights = _binomial(totals, n, rates[:, np.newaxis])
-    with np.errstate(divide="ignore", invalid="ignore"):
-        share = np.where(rates > 0, np.minimum((1 + delta / rates) / 2, 1.0), 0.5)
+    share = np.minimum((1 + delta / rates) / 2, 1.0)
     rows, columns = np.nonzero(weights > _NEGLIGIBLE / (len(totals) + 1))
     count = bdtrc if losing else bdtr
     below = thresholds[columns].astype(np.float64) - 1
     m, lost = totals[columns].astype(np.float64), share[rows]
     inside = np.where(below < 0, float(losing), count(np.maximum(below, 0), m, lost))
     inside = np.where(below >= m, float(not losing), inside)
-    return np.bincount(rows, weights[rows, columns] * inside, minlength=len(rates))
+    tails = np.zeros(len(rates))
+    np.add.at(tails, rows, weights[rows, columns] * inside)
+    return tails
 
 
 def _binomial(m: NDArray[np.int64], n: int, p: Floats) -> Floats:

@@ -13,6 +13,7 @@ power analysis for clinical trials", Controlled Clinical Trials 2.
 
 import math
 from collections.abc import Callable
+from functools import cache
 
 from gate.statistics import exact, ratio
 
@@ -49,6 +50,7 @@ def examples_to_fail(
     return _for_drop(flip_rate, drop, delta, alpha, power)
 
 
+@cache
 def without_flips(delta: float, *, alpha: float) -> int:
     """The least n at which two identical models are proven to lie within `delta`.
 
@@ -148,7 +150,8 @@ def _gained(f: float, d: float, delta: float) -> float:
 def _solve(v0: float, v1: float, margin: float, alpha: float, power: float) -> int:
     from scipy.special import ndtri
 
-    spread = ndtri(1 - alpha) * math.sqrt(v0) + ndtri(power) * math.sqrt(max(v1, 0.0))
+    z_alpha, z_beta = float(ndtri(1 - alpha)), float(ndtri(power))
+    spread = z_alpha * math.sqrt(v0) + z_beta * math.sqrt(max(v1, 0.0))
     return max(1, math.ceil((spread / margin) ** 2))
 
 

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+METHOD = "Tango interval"
 Floats = NDArray[np.float64]
 _FAR = 1e3
 

@@ -7,7 +7,7 @@ from typing import Protocol, cast
 from gate import door
 from gate.metrics import Metric
 from gate.policy import Build
-from gate.records import Array, TensorSpec
+from gate.records import Array, Rows, TensorSpec
 
 GROUP = "gate.tasks"
 TASKS = {"classification": "gate.tasks.classification:TASK"}
@@ -58,6 +58,14 @@ class Task(Protocol):
         Raises:
             DataError: targets and outputs do not fit; says which example and why.
             UsageError: the policy names an output or decoder that does not exist.
+        """
+
+    def observed(self, targets: Array, rows: Mapping[str, Rows]) -> Callable[[str], Metric]:
+        """Metrics by name, for rows that were observed in an earlier run.
+
+        `targets` (N,) or (N, L), and `rows` by observation, as `rows.npz` holds them.
+
+        Raises (when called): UsageError where a metric does not apply to what was predicted.
         """
 
 

@@ -16,7 +16,7 @@ from gate import door
 from gate.errors import DataError, EvaluationError, UsageError
 from gate.metrics import Metric
 from gate.policy import Build
-from gate.records import Array, TensorSpec
+from gate.records import Array, Rows, TensorSpec
 from gate.tasks import BoundTask, Task
 from gate.tasks._classification_metrics import Kind, Problem, catalogue, top_k, top_k_metric
 
@@ -107,6 +107,11 @@ class Classification:
             metric=partial(_metric, problem, metrics, self.known),
         )
 
+    def observed(self, targets: Array, rows: Mapping[str, Rows]) -> Callable[[str], Metric]:
+        """Metrics of rows observed earlier: what was predicted is read off their widths."""
+        problem = _observed_problem(targets, rows)
+        return partial(_metric, problem, catalogue(problem), self.known)
+
 
 def _output(build: Build, outputs: tuple[TensorSpec, ...]) -> str:
     """The name of the output that is read."""
@@ -144,6 +149,16 @@ def _problem(output: str, classes: tuple[str, ...], targets: Array, sample: Arra
             f"once; it has {len(classes)} names, {len(set(classes))} of them distinct"
         )
     return Problem(kind, size, partial(_encode, kind, size, classes))
+
+
+def _observed_problem(targets: Array, rows: Mapping[str, Rows]) -> Problem:
+    if targets.ndim > 1:
+        size = targets.shape[1]
+        return Problem("multi-label", size, partial(_encode, "multi-label", size, ()))
+    scores = rows["score"].values.shape[1] - 1  # the last column is the target
+    kind: Kind = "multi-class" if scores > 1 else "binary"
+    size = max(scores, 2)
+    return Problem(kind, size, partial(_encode, kind, size, ()))
 
 
 def _kind(output: str, targets: tuple[int, ...], raw: tuple[int, ...]) -> tuple[Kind, int]:

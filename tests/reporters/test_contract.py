@@ -85,7 +85,7 @@ def test_hostile_names_do_no_harm(reporter, make_record, name, kind):
     shown = [c for c in text if c != "\n" and unicodedata.category(c) in {"Cc", "Cf", "Zl", "Zp"}]
     if reporter.key != "json":  # JSON keeps every character; its control characters are escaped
         assert shown == []
-        assert "\\x1b[31m" in text or name != "control"
+        assert "x1b" in text or name != "control"
         assert "##[" not in text
         assert len(text) < 62_000
     assert "\x1b" not in text

@@ -1,0 +1,62 @@
+# Every target sets up what it needs in .venv, once; with Python and make, nothing else is asked.
+
+PYTHON  ?= python3
+WORKERS ?= auto
+VENV    := .venv
+BIN     := $(VENV)/bin
+PIP     := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+
+CORE       := $(VENV)/.installed-core
+EVERYTHING := $(VENV)/.installed-everything
+PROJECT    := pyproject.toml constraints.txt
+
+WORKFLOWS := $(wildcard .github/workflows/*.yml)
+ACTIONS   := $(wildcard action.yml .github/actions/*/action.yml)
+
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.DELETE_ON_ERROR:
+.PHONY: help demo test test-slow check
+
+help: ## List what can be made
+	@echo "usage: make TARGET [PYTHON=python3.12] [WORKERS=4]"
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  %-10s %s\n", $$1, $$2}' Makefile
+
+demo: $(CORE) ## Gate a good release and three bad ones on bundled real data
+	@$(BIN)/python -m gate demo
+
+test: $(EVERYTHING) ## Run the tests, without the long simulations
+	$(BIN)/python -m pytest -q -n $(WORKERS) -m "not slow"
+
+test-slow: $(EVERYTHING) ## Run the long simulations
+	$(BIN)/python -m pytest -q -n $(WORKERS) -m slow --timeout 3600
+
+check: $(EVERYTHING) ## Format, lint, types, architecture, workflows
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+	$(BIN)/check-jsonschema --builtin-schema vendor.github-workflows $(WORKFLOWS)
+	$(if $(ACTIONS),$(BIN)/check-jsonschema --builtin-schema vendor.github-actions $(ACTIONS))
+	$(BIN)/actionlint -shellcheck= -pyflakes= $(WORKFLOWS)
+	$(BIN)/zizmor --offline --no-progress $(WORKFLOWS) $(ACTIONS)
+
+$(BIN)/python:
+	@command -v $(PYTHON) >/dev/null || { \
+	  echo "gate needs Python 3.11 or newer, and '$(PYTHON)' is not found." >&2; \
+	  echo "Install it, or name one that is there: make PYTHON=/path/to/python3.12" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "gate needs Python 3.11 or newer; '$(PYTHON)' is $$($(PYTHON) -V 2>&1)." >&2; \
+	  echo "Name a newer one: make PYTHON=/path/to/python3.12" >&2; exit 1; }
+	@echo "Creating $(VENV) with $$($(PYTHON) -V)"
+	@$(PYTHON) -m venv $(VENV) || { rm -f $(BIN)/python; exit 1; }
+
+$(CORE): $(PROJECT) $(BIN)/python
+	@echo "Installing the gate without torch into $(VENV); the first time this takes minutes"
+	@$(PIP) -e .
+	@touch $@
+
+$(EVERYTHING): $(PROJECT) $(BIN)/python
+	@echo "Installing the gate, torch and the development tools into $(VENV); the first time this takes minutes"
+	@$(PIP) -e '.[torch,dev]'
+	@touch $@ $(CORE)

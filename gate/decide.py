@@ -1,0 +1,301 @@
+"""What was measured for each budget to a verdict. Pure: the p-values alone decide.
+
+A budget that has to be proven passes where p_pass ≤ α, fails where its p_fail, adjusted by Holm's
+method for all budgets, is ≤ α, and is inconclusive otherwise. One that only must not be proven
+harmful fails by the same rule and else does not block. What is missing or has no value fails:
+inconclusive means too little evidence and nothing else.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+
+from gate.errors import EvaluationError, RecordError
+from gate.policy import Budget
+from gate.records import Comparison, Finding, GateRecord, Measured, Outcome, Verdict
+from gate.statistics import clopper_pearson, holm, power
+
+_DUST = 1e-12
+_NO_MARGIN = 1e-9
+_LARGE = 1000
+_EXACT = "exact number"
+_UNDEFINED = "undefined"
+
+
+def decide(measured: Sequence[Measured], alpha: float) -> Verdict:
+    """All budgets to one verdict: a finding for each, in their order.
+
+    Args:
+        measured: every budget of the policy, on every slice it is about.
+        alpha: one-sided error of each budget, between 0 and 0.5.
+
+    Raises:
+        EvaluationError: there is nothing to decide on.
+        ValueError: alpha is out of its range.
+    """
+    if not 0 < alpha < 0.5:  # noqa: PLR2004
+        raise ValueError(f"alpha must lie between 0 and 0.5, not {alpha}")
+    if not measured:
+        raise EvaluationError("no budget was measured, so nothing can be decided: name a budget")
+    harms = _adjusted(measured)
+    findings = tuple(_finding(one, harm, alpha) for one, harm in zip(measured, harms, strict=True))
+    return Verdict(outcome=_overall(findings), findings=findings)
+
+
+def measured_of(record: GateRecord) -> tuple[Measured, ...]:
+    """What a record's verdict was decided on, so that it can be decided again.
+
+    Raises:
+        RecordError: its findings and its policy are not about the same budgets.
+    """
+    budgets = {budget.id: budget for budget in record.policy.judge.budgets}
+    found = {finding.budget for finding in record.verdict.findings}
+    if found != budgets.keys():
+        odd = ", ".join(sorted(found ^ budgets.keys()))
+        raise RecordError(
+            f"record {record.id} is damaged: its findings and its policy do not name the same "
+            f"budgets ({odd}). Run the gate again"
+        )
+    return tuple(
+        Measured(
+            budget=budgets[finding.budget],
+            slice=finding.slice,
+            comparison=finding.comparison,
+            reason=finding.reason if finding.comparison is None else None,
+        )
+        for finding in record.verdict.findings
+    )
+
+
+# ── the rule ──────────────────────────────────────────────────────────────────────────────
+
+
+def _overall(findings: Sequence[Finding]) -> Outcome:
+    if any(finding.outcome == "fail" for finding in findings):
+        return "fail"
+    return "inconclusive" if any(finding.blocking for finding in findings) else "pass"
+
+
+def _adjusted(measured: Sequence[Measured]) -> Iterator[float]:
+    """Holm-adjusted p_fail of each; its own where there is no sampling error; 1 without one."""
+    own = [_p(one.comparison.p_fail) if one.comparison else 1.0 for one in measured]
+    family = [index for index, one in enumerate(measured) if _is_sampled(one)]
+    for index, p in zip(family, holm.adjusted([own[i] for i in family]), strict=True):
+        own[index] = float(p)
+    return iter(own)
+
+
+def _is_sampled(one: Measured) -> bool:
+    found = one.comparison
+    return found is not None and found.method != _EXACT and _is_judged(one.budget, found)
+
+
+def _is_judged(budget: Budget, found: Comparison) -> bool:
+    return _why_undefined(found) is None and not _is_small(budget, found)
+
+
+def _finding(one: Measured, harm: float, alpha: float) -> Finding:
+    found = one.comparison
+    outcome, reason, needed = _outcome(one, harm, alpha)
+    blocks = outcome == "fail" or (outcome == "inconclusive" and one.budget.require == "proof")
+    return Finding(
+        budget=one.budget.id,
+        slice=one.slice,
+        comparison=found,
+        outcome=outcome,
+        reason=reason,
+        blocking=blocks,
+        examples_needed=needed,
+    )
+
+
+def _outcome(one: Measured, harm: float, alpha: float) -> tuple[Outcome, str, int | None]:
+    """Outcome, reason, and the examples that would decide."""
+    budget, found = one.budget, one.comparison
+    if found is None:
+        return "fail", one.reason or f"{budget.metric} was not measured", None
+    if _is_small(budget, found) and None not in (found.reference, found.int8):
+        return "inconclusive", _too_small(budget, found), None
+    undefined = _why_undefined(found)
+    if undefined is not None:
+        return "fail", undefined, None
+    if _within(harm, alpha):
+        return "fail", f"{_seen(found, alpha)}, {_beyond(budget, found)}", None
+    if _within(_p(found.p_pass), alpha):
+        return "pass", f"{_seen(found, alpha)}, {_kept(budget, found)}", None
+    needed = _examples_needed(budget, found, alpha)
+    return "inconclusive", _unproven(budget, found, alpha, needed), needed
+
+
+def _within(p: float, alpha: float) -> bool:
+    """p ≤ α, where α may carry the dust of 1 − confidence; never for NaN."""
+    return p <= alpha + _DUST
+
+
+def _p(value: float | None) -> float:
+    """A p-value that decides nothing where there is none."""
+    return 1.0 if value is None or math.isnan(value) else value
+
+
+def _is_small(budget: Budget, found: Comparison) -> bool:
+    return found.method != _EXACT and found.n < budget.min_examples
+
+
+def _why_undefined(found: Comparison) -> str | None:
+    """Why nothing can be decided on a comparison; None where something can."""
+    numbers = (found.int8, found.degradation if found.quantity != "value" else 0.0)
+    tests = (found.p_pass, found.p_fail)
+    broken = any(number is None or not math.isfinite(number) for number in numbers + tests)
+    if found.method != _UNDEFINED and not broken:
+        return None
+    told = found.note if found.method == _UNDEFINED else None
+    return told or f"{_subject(found)} has no value that could be judged"
+
+
+# ── examples that would decide ────────────────────────────────────────────────────────────
+
+
+def _examples_needed(budget: Budget, found: Comparison, alpha: float) -> int | None:
+    """More than were seen; None where the estimate is at or over the limit, or none suffice."""
+    if not _is_inside(budget, found):
+        return None
+    needed = _formula(budget, found, alpha)
+    return None if needed is None else max(needed, found.n + 1)
+
+
+def _is_inside(budget: Budget, found: Comparison) -> bool:
+    spare = budget.limit - _number(found)
+    return (-spare if budget.threshold == "at_least" else spare) > _NO_MARGIN
+
+
+def _number(found: Comparison) -> float:
+    """What the limit is about."""
+    value = found.int8 if found.quantity == "value" else found.degradation
+    assert value is not None
+    return value + 1 if found.quantity == "ratio" else value
+
+
+def _formula(budget: Budget, found: Comparison, alpha: float) -> int | None:
+    if found.method == clopper_pearson.METHOD:
+        return power.examples_for_rate(_number(found), budget.limit, alpha=alpha)
+    table = found.counts
+    if table is None:
+        return None
+    n, lost, gained = table.n, table.lost, table.gained
+    if budget.threshold == "max_relative_drop":
+        right = (table.both_right + lost) / n
+        return power.examples_for_ratio(right, lost / n, gained / n, budget.limit, alpha=alpha)
+    flips, drop = (lost + gained) / n, (lost - gained) / n
+    least = power.without_flips(budget.limit, alpha=alpha) if budget.limit > 0 else 1
+    return max(least, power.examples_needed(flips, drop, budget.limit, alpha=alpha))
+
+
+# ── reasons: one plain sentence each ──────────────────────────────────────────────────────
+
+
+def _too_small(budget: Budget, found: Comparison) -> str:
+    return (
+        f"{_subject(found)} rests on {_examples(found.n)}, fewer than the "
+        f"{budget.min_examples:,} of min_examples: listed, not judged"
+    )
+
+
+def _beyond(budget: Budget, found: Comparison) -> str:
+    if budget.threshold == "at_least":
+        return f"under the {_limit(budget, found)} required"
+    more = "more than" if found.quantity in ("drop", "relative_drop") else "over"
+    return f"{more} the {_limit(budget, found)} allowed"
+
+
+def _kept(budget: Budget, found: Comparison) -> str:
+    limit, floor = _limit(budget, found), budget.threshold == "at_least"
+    reach = f"at least the {limit} required" if floor else f"within the {limit} allowed"
+    return reach if found.method == _EXACT else f"proven {reach}"
+
+
+def _unproven(budget: Budget, found: Comparison, alpha: float, needed: int | None) -> str:
+    limit = _limit(budget, found)
+    goal = f"at least {limit}" if budget.threshold == "at_least" else f"within the {limit} allowed"
+    listed = "" if budget.require == "proof" else "not proven: "
+    seen = f"{listed}{_seen(found, alpha)}"
+    if needed is not None:
+        return (
+            f"{seen}; {_examples(found.n)} {_do(found.n)} not prove it {goal}, "
+            f"about {needed:,} would"
+        )
+    if _is_inside(budget, found):
+        return f"{seen}; {_examples(found.n)} {_do(found.n)} not prove it {goal}"
+    return (
+        f"{seen}; that is no better than the limit of {limit}, so more examples alone are not "
+        "expected to prove it"
+    )
+
+
+def _seen(found: Comparison, alpha: float) -> str:
+    """`accuracy on site=north drops 1.60 pp (between 0.77 and 2.56, each end 95 % sure)`."""
+    return f"{_subject(found)} {_change(found)}{_around(found, alpha)}"
+
+
+def _change(found: Comparison) -> str:
+    number = _number(found)
+    if found.quantity == "value":
+        return f"is {_amount(found, number)}"
+    if found.quantity == "ratio":
+        return f"is {_amount(found, number)} times FP32's"
+    if number == 0 or found.reference is None or found.int8 is None:
+        return "does not change" if number == 0 else f"loses {_amount(found, number)}"
+    verb = "drops" if found.int8 < found.reference else "rises"
+    of = " of FP32's" if found.quantity == "relative_drop" else ""
+    return f"{verb} {_amount(found, abs(number))}{of}"
+
+
+def _around(found: Comparison, alpha: float) -> str:
+    """The interval; of the loss, where the change that was named is none."""
+    if found.lower is None or found.upper is None:
+        return ""
+    low, high = _bare(found, found.lower), _bare(found, found.upper)
+    named = found.quantity == "value" or _number(found) > 0
+    what = "between" if named else "loss between"
+    return f" ({what} {low} and {high}, each end {100 * (1 - alpha):.6g} % sure)"
+
+
+def _subject(found: Comparison) -> str:
+    return f"{found.metric} on {found.slice}" if found.slice else found.metric
+
+
+def _limit(budget: Budget, found: Comparison) -> str:
+    return _amount(found, budget.limit)
+
+
+def _amount(found: Comparison, number: float) -> str:
+    """With its unit: percentage points, percent, or a plain number."""
+    return f"{_bare(found, number)}{_unit(found)}"
+
+
+def _unit(found: Comparison) -> str:
+    if found.quantity == "drop" and found.counts is not None:
+        return " pp"
+    is_rate = found.quantity == "value" and found.method == clopper_pearson.METHOD
+    return " %" if is_rate or found.quantity == "relative_drop" else ""
+
+
+def _bare(found: Comparison, number: float) -> str:
+    if _unit(found):
+        return _decimals(100 * number)
+    whole = number == round(number) or abs(number) >= _LARGE
+    return f"{number:,.0f}" if whole else f"{number:.4g}"
+
+
+def _decimals(number: float) -> str:
+    """Two decimals, or two digits where these would leave none."""
+    text = f"{number:,.2f}"
+    if float(text.replace(",", "")) == 0:
+        text = f"{number:.2g}" if abs(number) > _DUST else "0.00"
+    return text.replace("-", "−")
+
+
+def _examples(n: int) -> str:
+    return f"{n:,} example{'' if n == 1 else 's'}"
+
+
+def _do(n: int) -> str:
+    return "does" if n == 1 else "do"

@@ -1,0 +1,122 @@
+"""Which budgets this version can judge: one rule, for the policy check and for `compare`."""
+
+from gate.errors import EvaluationError
+from gate.metrics import ARTIFACT_METRICS, ArtifactMetric, Metric
+from gate.policy import Budget
+from gate.records import Array
+
+
+def unsupported(
+    budget: Budget,
+    *,
+    proportion: bool,
+    relative: bool,
+    artifact: bool,
+    higher_is_better: bool | None = None,
+) -> str | None:
+    """Why this version cannot judge a budget, in a sentence; None where it can.
+
+    Args:
+        budget: the budget.
+        proportion: whether its metric is a 0/1 per example.
+        relative: whether its metric compares INT8 with FP32 in itself.
+        artifact: whether its metric measures the artifacts instead of examples.
+        higher_is_better: the metric's direction; by default high, but low for a relative metric,
+            and its own for an artifact metric.
+    """
+    if budget.against != "fp32":
+        return f"`against: {budget.against}` comes with a later version; compare with fp32"
+    if higher_is_better is None:
+        known = ARTIFACT_METRICS.get(budget.metric) if artifact else None
+        higher_is_better = known.higher_is_better if known else not relative
+    if artifact:
+        return _unsupported_artifact(budget) or _wrong_way(budget, higher_is_better)
+    if relative and budget.threshold not in ("at_least", "at_most"):
+        return (
+            f"{budget.metric} compares INT8 with FP32 in itself, so `{budget.threshold}` of it "
+            "means nothing; write `at_most`"
+        )
+    if not proportion:
+        return (
+            f"{budget.metric} is not a proportion of examples: the jackknife that its proof "
+            "needs comes with a later version; it is shown in every report meanwhile. "
+            "Budget accuracy or prediction_flips instead"
+        )
+    return _unsupported_share(budget, higher_is_better) or _wrong_way(budget, higher_is_better)
+
+
+def _unsupported_artifact(budget: Budget) -> str | None:
+    if budget.threshold in ("max_drop", "max_relative_drop"):
+        return (
+            f"`{budget.threshold}` of {budget.metric} means nothing: it is one exact number; "
+            "write `at_least`, `at_most`, or `max_ratio` for the size"
+        )
+    return None
+
+
+def _unsupported_share(budget: Budget, higher_is_better: bool) -> str | None:
+    what = f"`{budget.threshold}` of {budget.metric}"
+    if budget.threshold == "max_ratio":
+        return f"{what}, a proportion, has no test; write `max_relative_drop` or `max_drop`"
+    if budget.threshold == "max_relative_drop" and not higher_is_better:
+        return f"{what}, which is better low, has no test; write `max_drop` or `at_most`"
+    if (budget.threshold, budget.limit) in (("at_least", 0.0), ("at_most", 1.0)):
+        return f"`{budget.threshold}: {budget.limit:g}` of {budget.metric} is met by every model"
+    return None
+
+
+def _wrong_way(budget: Budget, higher_is_better: bool) -> str | None:
+    """A limit that the worse model meets is almost certainly a mistake."""
+    wrong = ("at_most", "max_ratio") if higher_is_better else ("at_least",)
+    if budget.threshold not in wrong:
+        return None
+    better = "high" if higher_is_better else "low"
+    instead = "at_least" if higher_is_better else "at_most"
+    return (
+        f"{budget.metric} is better {better}, so the worse the model, the surer "
+        f"`{budget.threshold}` passes; write `{instead}`"
+    )
+
+
+def needs_jackknife(unit: Array | None) -> str | None:
+    """Why proportions cannot be judged by pairs, where examples share a unit; else None.
+
+    Args:
+        unit: (N,) of the independent unit of each example, or None where the data name none.
+    """
+    if unit is None or len(set(unit.tolist())) == len(unit):
+        return None
+    return (
+        f"the `unit` column puts {len(unit)} held-out examples into {len(set(unit.tolist()))} "
+        "units: examples of one unit are not independent, the pairwise tests would be too sure "
+        "of themselves, and the jackknife over units comes with a later version. Keep one "
+        "example a unit; drop the column only if the examples are independent after all"
+    )
+
+
+def demand_judgeable(budget: Budget, metric: Metric | ArtifactMetric, unit: Array | None) -> None:
+    """Refuse what `unsupported` refuses, and what only the data and the number itself show.
+
+    Raises:
+        EvaluationError: the budget cannot be judged; the message says why.
+    """
+    artifact = isinstance(metric, ArtifactMetric)
+    why = unsupported(
+        budget,
+        proportion=isinstance(metric, Metric) and metric.per_example is not None,
+        relative=isinstance(metric, Metric) and metric.relative,
+        artifact=artifact,
+        higher_is_better=metric.higher_is_better,
+    )
+    if artifact and why is None and (budget.slice or budget.each):
+        why = f"{budget.metric} is one number of the whole model, it has no slices"
+    if not artifact and why is None:
+        why = _out_of_range(budget) or needs_jackknife(unit)
+    if why is not None:
+        raise EvaluationError(f"budget {budget.id} cannot be judged: {why}")
+
+
+def _out_of_range(budget: Budget) -> str | None:
+    if budget.threshold in ("at_least", "at_most") and not 0 <= budget.limit <= 1:
+        return f"a share lies between 0 and 1, and {budget.threshold} is {budget.limit:g}"
+    return None

@@ -1,0 +1,92 @@
+"""From a budget's `slice` or `each` to the examples it is about.
+
+Values are matched as text, the way a policy writes them: `true`, `3`, `north`.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from gate.errors import EvaluationError
+from gate.policy import Budget, Scalar, scalar_text, slice_label
+from gate.records import Array, Evaluation
+
+_LISTED = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """The examples that one budget is about, or why there are none."""
+
+    label: str | None = None
+    """`column=value`, or None for the whole set."""
+    index: Array | None = None
+    """Positions of its examples, (n,); None for all."""
+    missing: str | None = None
+
+
+def samples(budget: Budget, evaluation: Evaluation) -> Iterator[Sample]:
+    """The whole set, the one slice, or every value of the column in natural order.
+
+    Raises:
+        EvaluationError: the data have no such column; the message lists those they have.
+    """
+    if budget.each is not None:
+        yield from _each(budget.each, evaluation)
+    elif budget.slice is not None:
+        yield _one_slice(budget.slice, evaluation)
+    else:
+        yield Sample()
+
+
+def _each(column: str, evaluation: Evaluation) -> Iterator[Sample]:
+    values, which, sizes = np.unique(
+        _texts(column, evaluation), return_inverse=True, return_counts=True
+    )
+    order = np.argsort(which, kind="stable")
+    groups = dict(zip(values.tolist(), np.split(order, np.cumsum(sizes)[:-1]), strict=True))
+    for value in sorted(groups, key=_natural):
+        yield Sample(slice_label({column: value}), groups[value])
+
+
+def _one_slice(wanted: Mapping[str, Scalar], evaluation: Evaluation) -> Sample:
+    label = slice_label(wanted)
+    chosen = np.ones(len(evaluation.ids), dtype=bool)
+    for column, value in wanted.items():
+        texts = _texts(column, evaluation)
+        here = texts == scalar_text(value)
+        if not here.any():
+            return Sample(label, missing=_absent(column, value, texts))
+        chosen &= here
+    if not chosen.any():
+        return Sample(label, missing=f"no held-out example has {label}")
+    return Sample(label, np.nonzero(chosen)[0])
+
+
+def _texts(column: str, evaluation: Evaluation) -> Array:
+    """(N,) of str: the column's values as a policy writes them."""
+    if column not in evaluation.slices:
+        known = ", ".join(sorted(evaluation.slices)) or "none"
+        raise EvaluationError(
+            f"the held-out data have no slice column {column!r}; their columns: {known}"
+        )
+    return np.array([scalar_text(value) for value in evaluation.slices[column].tolist()], dtype=str)
+
+
+def _absent(column: str, value: object, texts: Array) -> str:
+    values = sorted(set(texts.tolist()), key=_natural)
+    more = f" and {len(values) - _LISTED} more" if len(values) > _LISTED else ""
+    return (
+        f"no held-out example has {column}={scalar_text(value)}; "
+        f"{column} is {', '.join(values[:_LISTED])}{more}"
+    )
+
+
+def _natural(text: str) -> tuple[bool, float, str]:
+    """Numbers by value and first, then the rest by letter."""
+    try:
+        number = float(text)
+    except ValueError:
+        return True, 0.0, text
+    return (True, 0.0, text) if number != number else (False, number, text)  # noqa: PLR0124
