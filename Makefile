@@ -4,7 +4,7 @@ PYTHON  ?= python3
 WORKERS ?= auto
 VENV    := .venv
 BIN     := $(VENV)/bin
-PIP     := $(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt
+PIP     := $(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check -c constraints.txt
 
 CORE       := $(VENV)/.installed-core
 EVERYTHING := $(VENV)/.installed-everything

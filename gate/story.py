@@ -125,11 +125,17 @@ def exit_text(record: GateRecord) -> str:
 def blockers(record: GateRecord) -> tuple[str, ...]:
     """Which budget blocks, and by how much: a sentence each, failures first, then as in the policy.
 
-    Of one budget's slices the worst comes first.
+    Of one budget's slices it is the worst; the others that block are counted.
     """
-    blocking = [case for group in groups(record) for case in group.cases if case.finding.blocking]
-    ordered = sorted(blocking, key=lambda case: _WORSE_FIRST[case.finding.outcome])
-    return tuple(sentence(case, record.alpha) for case in ordered)
+    blocking = [group for group in groups(record) if group.blocking]
+    ordered = sorted(blocking, key=lambda group: _WORSE_FIRST[group.cases[0].finding.outcome])
+    return tuple(_blocker(group, record.alpha) for group in ordered)
+
+
+def _blocker(group: Group, alpha: float) -> str:
+    more = sum(case.finding.blocking for case in group.cases) - 1
+    also = f"; {wording.plural(more, 'more slice')} too" if more else ""
+    return sentence(group.cases[0], alpha) + also
 
 
 def summary(record: GateRecord) -> str:

@@ -107,7 +107,9 @@ def test_blocking_slices_are_shown_up_to_five_and_counted(make_record):
     assert len(group.rows) == 5
     assert group.rows[0].name == "target=8"
     assert (group.tally, group.shown) == ("10 slices: 10 FAIL", "shown: the 5 worst")
-    assert len(story.blockers(record)) == 12
+    assert len(story.blockers(record)) == 3
+    assert story.blockers(record)[1].startswith("accuracy, target=8, drop ≤ 3.00 pp: drop 30.00 pp")
+    assert story.blockers(record)[1].endswith("over by 27.00 pp; 9 more slices too")
 
 
 def test_blocking_budgets_come_first(make_record):

@@ -229,4 +229,4 @@ def send(path: Path, tracker: str) -> str:
     record, folder = load_record(path), record_file(path).parent
     keeper.prepare()
     run = publish.send(keeper, record, folder)
-    return f"gate: record {record.id} is run {run} in {keeper.where()}"
+    return f"gate: record {record.id} is kept as run {run}; look at it with: {keeper.where()}"

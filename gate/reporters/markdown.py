@@ -133,7 +133,7 @@ def _reasons(record: GateRecord) -> _Section:
         return _Section("", [escape(story.summary(record))], "\n")
     lines = [f"- **{escape(name)}**: {escape(why)}" for name, why in map(_parted, blockers)]
     hidden = len(lines) - _BLOCKERS
-    shown = lines[:_BLOCKERS] + ([f"- and {hidden} more, below"] if hidden > 0 else [])
+    shown = lines[:_BLOCKERS] + ([f"- and {hidden} more budgets, below"] if hidden > 0 else [])
     head = "Blocked by" if record.exit_code else "Would be blocked by"
     return _Section(f"{head}\n\n", shown, "\n")
 

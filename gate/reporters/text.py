@@ -115,7 +115,7 @@ def _first_lines(record: GateRecord) -> Iterator[RenderableType]:
     for blocker in blockers[:_BLOCKERS]:
         yield _hanging("-", blocker, "bold")
     if len(blockers) > _BLOCKERS:
-        more = wording.plural(len(blockers) - _BLOCKERS, "more finding")
+        more = wording.plural(len(blockers) - _BLOCKERS, "more budget")
         yield _hanging("-", f"and {more} in the way, below", "")
     if not blockers:
         yield Text(story.summary(record))
@@ -232,5 +232,6 @@ def _blocked_by(record: GateRecord) -> str:
     blockers = story.blockers(record)
     if not blockers:
         return wording.NOTHING
-    more = f" and {wording.whole(len(blockers) - 1)} more" if len(blockers) > 1 else ""
+    hidden = len(blockers) - 1
+    more = f"; and {wording.plural(hidden, 'more budget')}" if hidden else ""
     return blockers[0] + more

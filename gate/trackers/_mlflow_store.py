@@ -94,17 +94,17 @@ def locate() -> Place:
 
 
 @contextmanager
-def opened(place: Place, hint: str = "") -> Iterator[Any]:
+def opened(place: Place) -> Iterator[Any]:
     """An `MlflowClient` of a store that has answered; the first question waits seconds at most.
 
     Inside, MLflow prints nothing and retries little; afterwards the environment is as it was.
 
     Raises:
-        TrackerError: the store refused or cannot be reached; the message ends with `hint`.
+        TrackerError: the store refused or cannot be reached.
     """
     with _environment(QUIET, override=True):
         import_module("mlflow")  # first: it sets up the loggers that are hushed
-        with _hushed(), _told(place, hint):
+        with _hushed(), _told(place):
             client = _reached(place)
             with _environment(PATIENT, override=False):
                 yield client
@@ -199,12 +199,12 @@ def _hushed() -> Iterator[None]:
 
 
 @contextmanager
-def _told(place: Place, hint: str) -> Iterator[None]:
+def _told(place: Place) -> Iterator[None]:
     """Whatever the store raises, as a `TrackerError` in plain words."""
     try:
         yield
     except _failures() as error:
-        raise TrackerError(f"MLflow at {place.shown}: {_reason(error, place)}{hint}") from error
+        raise TrackerError(f"MLflow at {place.shown}: {_reason(error, place)}") from error
 
 
 def _failures() -> tuple[type[BaseException], ...]:

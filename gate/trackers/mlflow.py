@@ -31,7 +31,6 @@ VERSION = f"{content.PREFIX}version"
 OUTCOMES = frozenset({"pass", "fail", "inconclusive", "waived", "error"})
 _MODEL = "model"
 _PAGE = 1000
-_LATER = "; a finished record can be sent later: gate report --track RECORD"
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +55,7 @@ class MlflowTracker:
         Raises:
             TrackerError: it cannot be reached or refused.
         """
-        with store.opened(store.locate(), hint=_LATER):
+        with store.opened(store.locate()):
             pass
 
     def log(self, record: GateRecord, folder: Path) -> str:

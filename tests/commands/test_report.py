@@ -206,7 +206,9 @@ def test_send(folder, make_record, monkeypatch):
     monkeypatch.setattr("gate.trackers.get", lambda key: keeper)
     told = report.send(folder / "record.json", "mlflow")
     assert keeper.logged == [(make_record("fail"), folder)]
-    assert told == f"gate: record {make_record('fail').id} is run run-7 in the store"
+    assert make_record("fail").id in told
+    assert "run-7" in told
+    assert "the store" in told
 
 
 def test_send_that_fails_says_how_to_try_again(folder, monkeypatch):

@@ -112,7 +112,7 @@ def many(make_record, count: int, reason: str):
 def test_is_under_sixty_kilobytes_and_counts_what_it_leaves_out(make_record, reason):
     text = REPORTER.render(many(make_record, 1000, reason))
     assert len(text.encode()) <= LIMIT
-    assert "- and 990 more, below" in text
+    assert "- and 990 more budgets, below" in text
     left_out = int(re.search(r"\| (\d+) more rows, in record.json \|", text)[1])
     assert text.count("**FAIL**") == 1000 - left_out
     assert "What was compared, and how" in text

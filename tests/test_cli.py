@@ -1,0 +1,309 @@
+"""The command line: every way in which it can end has its exit code."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.project import CNN, WIDE_RANGE, Project
+
+from gate import pipeline
+from gate.cli import cli, exit_code_of
+from gate.errors import TrackerError
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
+    monkeypatch.chdir(tmp_path)
+    for name in ("GITHUB_ACTIONS", "MLFLOW_TRACKING_URI"):
+        monkeypatch.delenv(name, raising=False)
+    folder = tmp_path / "project"
+    folder.mkdir()
+    return Project(folder)
+
+
+def run(project: Project, *arguments: str, candidate: Path = CNN) -> int:
+    return exit_code_of(["run", str(project.policy), "--candidate", str(candidate), *arguments])
+
+
+def test_the_commands_of_the_table_exist() -> None:
+    assert set(cli.commands) == {
+        "check", "demo", "history", "judge", "recipes", "report", "run", "schema",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["run", "--help"]])
+def test_help_and_version_exit_0(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert exit_code_of(arguments) == 0
+    assert capsys.readouterr().out
+
+
+def test_help_tells_the_exit_codes(capsys: pytest.CaptureFixture[str]) -> None:
+    exit_code_of(["--help"])
+    assert "3 inconclusive" in " ".join(capsys.readouterr().out.split())
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["frobnicate"],
+        ["run"],
+        ["run", "x.yaml", "--stage", "production"],
+        ["run", "x.yaml", "--threads", "0"],
+        ["run", "no-such-policy.yaml", "--candidate", "m.onnx", "--tracker", "none"],
+        ["check", "no-such-policy.yaml"],
+        ["report", "no-such-record"],
+        ["judge", "no-such-record"],
+        ["history", "no-such-model", "--tracker", "none"],
+    ],
+)
+def test_bad_usage_exits_2(
+    project: Project, arguments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert exit_code_of(arguments) == 2
+    shown = capsys.readouterr()
+    assert shown.err
+    assert "Traceback" not in shown.err
+
+
+def test_unknown_names_are_told_before_any_work(
+    project: Project, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(project, "--tracker", "mlfow") == 2
+    assert "did you mean 'mlflow'" in capsys.readouterr().err
+    assert run(project, "--tracker", "none", "--format", "txt") == 2
+    assert "did you mean 'text'" in capsys.readouterr().err
+    assert not Path(".gate").exists()
+
+
+def test_one_candidate_is_not_given_to_several_policies(project: Project) -> None:
+    policies = [str(project.policy), str(project.policy)]
+    assert exit_code_of(["run", *policies, "--candidate", str(CNN), "--tracker", "none"]) == 2
+
+
+def test_ctrl_c_exits_130(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*args: Any, **kwargs: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(pipeline, "evaluate", interrupted)
+    assert run(project, "--tracker", "none", "--out", "out") == 130
+    assert list(Path("out").iterdir()) == []
+
+
+@pytest.mark.parametrize("kind", [ZeroDivisionError, MemoryError, RecursionError])
+def test_a_defect_exits_4(
+    project: Project,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    kind: type[Exception],
+) -> None:
+    def broken(*args: Any, **kwargs: Any) -> None:
+        raise kind("unexpected")
+
+    monkeypatch.setattr(pipeline, "decide", broken)
+    assert run(project, "--tracker", "none", "--out", "out") == 4
+    shown = capsys.readouterr()
+    assert "nothing was decided" in shown.err
+    assert shown.out == ""
+    assert not Path("out/record.json").exists()
+
+
+def test_only_the_report_is_on_stdout(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(project, "--tracker", "none", "--format", "json") == 0
+    record = json.loads(capsys.readouterr().out)
+    assert record["verdict"]["outcome"] == "pass"
+
+
+def test_the_first_line_is_the_verdict(
+    project: Project, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(project, "--tracker", "none", candidate=WIDE_RANGE) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("FAIL  digits-cnn")
+    assert lines[1].startswith("- accuracy, drop ≤ 1.00 pp: drop 8.30 pp")
+
+
+def test_github_actions_get_annotations_summary_and_outputs(
+    project: Project, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("GITHUB_ACTIONS", "true")
+    monkeypatch.setenv("GITHUB_STEP_SUMMARY", "summary.md")
+    monkeypatch.setenv("GITHUB_OUTPUT", "output.txt")
+    assert run(project, "--tracker", "none", candidate=WIDE_RANGE) == 1
+    line = next(
+        index
+        for index, text in enumerate(project.policy.read_text().splitlines(), 1)
+        if "metric: accuracy" in text
+    )
+    assert f"policy.yaml,line={line}" in capsys.readouterr().out
+    assert "FAIL" in Path("summary.md").read_text()
+    assert Path("output.txt").read_text().splitlines()[:2][-1] == "fail"
+
+
+# ── the tracker, end to end ───────────────────────────────────────────────────────────────
+
+
+def test_a_release_is_registered_and_remembered(
+    project: Project, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(project, "--stage", "release") == 0
+    assert run(project, "--stage", "release", candidate=WIDE_RANGE) == 1
+    told = " ".join(capsys.readouterr().out.split())
+    assert "Since the last PASS" in told
+    assert "weights:" in told
+    assert "INT8 accuracy 0.96 -> 0.878" in told
+    assert exit_code_of(["history", "digits-cnn"]) == 0
+    shown = capsys.readouterr().out
+    assert "pass" in shown
+    assert "fail" in shown
+    assert Path("mlflow.db").is_file()
+
+
+def test_a_version_of_the_registry_is_judged_like_its_file(
+    project: Project, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    import mlflow
+
+    uri = f"sqlite:///{tmp_path}/registry.db"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    client = mlflow.MlflowClient(tracking_uri=uri, registry_uri=uri)
+    client.create_registered_model("digits-cnn")
+    live = tmp_path / "live"
+    live.mkdir()
+    (live / "MLmodel").write_text("flavors: {onnx: {data: model.onnx}}")
+    (live / "model.onnx").write_bytes(CNN.read_bytes())
+    client.create_model_version("digits-cnn", live.as_uri())
+    client.set_registered_model_alias("digits-cnn", "candidate", "1")
+    code = exit_code_of(
+        ["run", str(project.policy), "--candidate", "models:/digits-cnn@candidate",
+         "--stage", "release", "--out", "out"]
+    )  # fmt: skip
+    assert code == 0
+    record = json.loads(Path("out/record.json").read_text())
+    assert record["candidate"]["source"] == "models:/digits-cnn/1"
+    version = client.get_model_version("digits-cnn-int8", "1")
+    assert version.tags["gate.outcome"] == "pass"
+    assert version.tags["gate.source"] == "models:/digits-cnn/1"
+
+
+def test_a_dead_tracker_exits_4_with_a_complete_record(
+    project: Project, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    assert run(project, "--out", "out") == 4
+    assert "gate report --track out/record.json" in capsys.readouterr().err
+    assert json.loads(Path("out/record.json").read_text())["verdict"]["outcome"] == "pass"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///later.db")
+    assert exit_code_of(["report", "--track", "out/record.json"]) == 0
+    assert exit_code_of(["history", "digits-cnn"]) == 0
+
+
+def test_a_tracker_that_dies_in_the_middle_exits_4(
+    project: Project, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from gate.trackers import mlflow as tracker
+
+    def dies(self: Any, record: Any, folder: Any) -> str:
+        raise TrackerError("the server went away")
+
+    monkeypatch.setattr(type(tracker.TRACKER), "log", dies)
+    assert run(project, "--out", "out") == 4
+    assert "the server went away" in capsys.readouterr().err
+    assert Path("out/record.json").is_file()
+
+
+def test_an_error_leaves_a_trace_in_the_tracker(
+    project: Project, capsys: pytest.CaptureFixture[str]
+) -> None:
+    project.change("held_out", lambda columns: columns.update(target=columns["target"] + 90))
+    assert run(project) == 4
+    capsys.readouterr()
+    assert exit_code_of(["history", "digits-cnn"]) == 0
+    assert "error" in capsys.readouterr().out
+
+
+# ── judge ─────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.fixture
+def record(project: Project) -> Path:
+    assert run(project, "--tracker", "none", "--out", "out") == 0
+    return Path("out")
+
+
+def test_judge_needs_the_record_alone(
+    project: Project, record: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for file in record.iterdir():
+        if file.name != "record.json":
+            file.unlink()
+    assert exit_code_of(["judge", str(record / "record.json")]) == 0
+    assert "PASS  digits-cnn" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("budget", "code"),
+    [
+        ({"metric": "accuracy", "max_drop": 0.01}, 0),
+        ({"metric": "accuracy", "max_drop": 0.002}, 3),
+        ({"metric": "accuracy", "at_least": 0.99}, 1),
+        ({"metric": "accuracy", "max_relative_drop": 0.02}, 0),
+        ({"metric": "prediction_flips", "at_most": 0.01}, 0),
+        ({"metric": "size", "max_ratio": 0.1}, 1),
+        ({"metric": "accuracy", "max_drop": 0.9, "slice": {"ink": "invisible"}}, 1),
+        ({"metric": "top3_accuracy", "max_drop": 0.01}, 2),
+    ],
+)
+def test_judge_by_another_policy(
+    project: Project, record: Path, budget: dict[str, Any], code: int
+) -> None:
+    project.budget(**budget)
+    for name in ("held_out", "calibration"):
+        (project.folder / f"{name}.npz").unlink()
+    assert exit_code_of(["judge", str(record), "--policy", str(project.policy)]) == code
+
+
+def test_judge_by_the_same_policy_gives_the_same_record(project: Project, record: Path) -> None:
+    from gate.commands.judge import judge
+    from gate.commands.report import load_record
+
+    before, after = load_record(record), judge(record, str(project.policy))
+    assert after.verdict == before.verdict
+    assert after.provenance == before.provenance
+
+
+def test_judge_refuses_rows_that_were_changed(project: Project, record: Path) -> None:
+    rows = record / "rows.npz"
+    import numpy as np
+
+    with np.load(rows) as archive:
+        columns = dict(archive)
+    columns["int8/label"] = columns["fp32/label"]
+    np.savez(rows, **columns)
+    assert exit_code_of(["judge", str(record), "--policy", str(project.policy)]) == 4
+
+
+@pytest.mark.parametrize("what", ["model", "task", "pin"])
+def test_judge_refuses_a_policy_about_something_else(
+    project: Project, record: Path, what: str
+) -> None:
+    if what == "pin":
+        project.spec["judge"]["held_out"]["sha256"] = "0" * 64
+    else:
+        project.spec[what] = "something-else"
+    project.write()
+    assert exit_code_of(["judge", str(record), "--policy", str(project.policy)]) == 2
+
+
+# ── as a process ──────────────────────────────────────────────────────────────────────────
+
+
+def test_the_module_runs_as_a_process() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "gate", "recipes"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0
+    assert done.stdout.startswith("static ")
+    assert done.stderr == ""
