@@ -6,6 +6,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from gate.recipes import Recipe
 from gate.records import Comparison, GateRecord, PreviousRelease
 
 _MOVED = 1e-9
@@ -36,7 +37,7 @@ def _inputs(now: GateRecord, last: GateRecord) -> Iterator[str]:
     if now.candidate.fp32_sha256 != last.candidate.fp32_sha256:
         yield f"weights: {_short(last.candidate.sha256)} -> {_short(now.candidate.sha256)}"
     if now.int8.recipe != last.int8.recipe:
-        yield f"recipe: {_recipe(last)} -> {_recipe(now)}"
+        yield f"recipe: {_recipe(now.int8.recipe, last.int8.recipe)}"
     yield from _splits(now, last)
     if now.preprocessing_sha256 != last.preprocessing_sha256:
         yield "preprocessing"
@@ -85,8 +86,10 @@ def _differing(now: Any, last: Any) -> list[str]:
     return [name for name in type(now).model_fields if getattr(now, name) != getattr(last, name)]
 
 
-def _recipe(record: GateRecord) -> str:
-    return record.int8.recipe.name
+def _recipe(now: Recipe, last: Recipe) -> str:
+    if now.name != last.name:
+        return f"{last.name} -> {now.name}"
+    return f"{now.name}, other {', '.join(_differing(now, last))}"
 
 
 def _short(digest: str) -> str:

@@ -1,0 +1,102 @@
+"""A verdict made durable: folder first, tracker last."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from gate import publish
+from gate.errors import GateError, RecordError, TrackerError, UsageError
+from gate.records import GateRecord
+
+
+def test_a_new_folder_is_made_with_its_parents(tmp_path: Path) -> None:
+    folder = publish.claim(tmp_path / "a" / "b")
+    assert folder.is_dir()
+    assert list(folder.iterdir()) == []
+
+
+def test_an_occupied_folder_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "record.json").write_text("{}")
+    with pytest.raises(UsageError, match=r"not empty \(it holds record\.json\)"):
+        publish.claim(tmp_path)
+
+
+def test_a_file_in_the_way_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "out").write_text("")
+    with pytest.raises(UsageError, match="cannot be written"):
+        publish.claim(tmp_path / "out")
+
+
+def test_finish_writes_every_report_and_the_record(make_record: Any, tmp_path: Path) -> None:
+    record = make_record("fail")
+    publish.finish(record, tmp_path)
+    assert sorted(file.name for file in tmp_path.iterdir()) == [
+        "record.json",
+        "report.md",
+        "report.txt",
+    ]
+    assert GateRecord.model_validate_json((tmp_path / "record.json").read_text()) == record
+
+
+def test_the_record_is_written_last(
+    make_record: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written: list[str] = []
+    honest = Path.replace
+
+    def replace(self: Path, target: Path) -> Path:
+        written.append(target.name)
+        return honest(self, target)
+
+    monkeypatch.setattr(Path, "replace", replace)
+    publish.finish(make_record("pass"), tmp_path)
+    assert written[-1] == "record.json"
+
+
+def test_a_full_disk_leaves_no_record(
+    make_record: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(publish.os, "fsync", full)
+    with pytest.raises(RecordError, match="No space left on device"):
+        publish.finish(make_record("pass"), tmp_path)
+    assert not (tmp_path / "record.json").exists()
+
+
+def test_models_are_moved_with_their_external_data(tmp_path: Path) -> None:
+    scratch, folder = tmp_path / "scratch", tmp_path / "out"
+    scratch.mkdir()
+    folder.mkdir()
+    for name in ("model.fp32.onnx", "model.fp32.onnx.data", "model.int8.onnx", "cleaned.onnx"):
+        (scratch / name).write_text(name)
+    publish.keep_models(scratch, folder)
+    assert sorted(file.name for file in folder.iterdir()) == [
+        "model.fp32.onnx",
+        "model.fp32.onnx.data",
+        "model.int8.onnx",
+    ]
+
+
+class Broken:
+    """A tracker that refuses everything."""
+
+    def log(self, record: Any, folder: Any) -> str:
+        raise TrackerError("refused")
+
+    def log_error(self, model: str, **kwargs: Any) -> None:
+        raise TrackerError("refused too")
+
+
+def test_a_refused_record_says_how_to_send_it_later(make_record: Any, tmp_path: Path) -> None:
+    with pytest.raises(TrackerError, match=r"refused\n.*does not release.*--track .*record\.json"):
+        publish.send(Broken(), make_record("pass"), tmp_path)  # type: ignore[arg-type]
+
+
+def test_the_first_error_stays_the_one_that_is_told() -> None:
+    error = GateError("first")
+    publish.leave_trace(Broken(), error, model="m", stage="pr", source="s")  # type: ignore[arg-type]
+    assert str(error) == "first"
+    assert "refused too" in error.__notes__[0]
