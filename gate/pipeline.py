@@ -9,12 +9,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import gate.calibrate as calibration
 from gate import backends, data, formats, preprocess, publish, tasks, trackers
 from gate.backends import Backend, Runner
-from gate.candidate import Source, fetch, input_columns
+from gate.candidate import fetch, input_columns
 from gate.compare import compare_budgets, describe
 from gate.decide import decide
 from gate.errors import (
@@ -29,6 +29,7 @@ from gate.normalize import normalize, prove_parity
 from gate.policy import Policy
 from gate.policy_file import LoadedPolicy, load_policy
 from gate.preflight import preflight
+from gate.progress import Progress, Silent
 from gate.provenance import provenance
 from gate.quantize import quantize
 from gate.records import (
@@ -51,28 +52,8 @@ from gate.tasks import BoundTask
 from gate.trackers import PastRun, Tracker
 
 BACKEND = "onnxruntime"
-DEFAULT_BATCH = 64
+_RUNS = Path(".gate")
 _Last = tuple[PastRun, Mapping[str, Any] | None]
-
-
-class Progress(Protocol):
-    """Who is told how far a run has come."""
-
-    def step(self, name: str, total: int | None = None) -> None:
-        """A step begins; `total` examples lie ahead, where that is known."""
-
-    def advance(self, examples: int) -> None:
-        """So many more examples are done."""
-
-
-class Silent:
-    """Progress that nobody watches."""
-
-    def step(self, name: str, total: int | None = None) -> None:
-        """Say nothing."""
-
-    def advance(self, examples: int) -> None:
-        """Say nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,6 +139,7 @@ def run_gate(
     preflight(loaded, unsupported=unsupported, needs_candidate=candidate is None)
     chosen = _chosen(loaded, candidate)
     folder = publish.claim(Path(out)) if out is not None else None
+    publish.demand_writable(folder or _RUNS)
     keeper = trackers.get(tracker)
     last, unreachable = _reach(keeper, loaded.policy.model)
     try:
@@ -221,7 +203,8 @@ def _judge(
     with run.step("parity"):
         fp32 = run.backend.open(candidate.path, threads=run.threads)
         first = next(splits.get("calibration", splits["held_out"]).batches(batch_size))
-        prove_parity(_reference(run, source), fp32, first.feeds, candidate.source)
+        reference = source.reference or run.backend.open(source.onnx, threads=run.threads).run
+        prove_parity(reference, fp32, first.feeds, candidate.source)
     with run.step("quantize"):
         int8 = _quantize(run, candidate, splits, batch_size, first.feeds)
     task, metrics = _metrics(run, candidate, splits["held_out"], fp32, batch_size)
@@ -262,11 +245,6 @@ def _open_splits(run: _Run, candidate: Candidate) -> dict[str, Split]:
     }
     data.prove_disjoint(tuple(splits.values()))
     return splits
-
-
-def _reference(run: _Run, source: Source) -> Any:
-    """Runs the candidate as it came, to hold its normalised form against."""
-    return source.reference or run.backend.open(source.onnx, threads=run.threads).run
 
 
 def _quantize(
@@ -367,12 +345,14 @@ def _write(run: _Run, judged: _Judged, folder: Path | None) -> tuple[GateRecord,
     """Models and rows first, then the record that vouches for them."""
     created = datetime.now(UTC)
     name = f"{created:%Y%m%dT%H%M%S%fZ}-{judged.candidate.sha256[:12]}"
-    folder = folder or publish.claim(Path(".gate") / run.policy.model / name)
+    folder = folder or publish.claim(_RUNS / run.policy.model / name)
     rows = folder / "rows.npz"
-    save_arrays(rows, rows_of(judged.evaluated.evaluation))
-    save_arrays(folder / "outputs.npz", judged.evaluated.sample)
-    publish.keep_models(run.scratch, folder)
-    record = _record(run, judged, name, created, hashlib.sha256(rows.read_bytes()).hexdigest())
+    with publish.writing(folder):
+        save_arrays(rows, rows_of(judged.evaluated.evaluation))
+        save_arrays(folder / "outputs.npz", judged.evaluated.sample)
+        publish.keep_models(run.scratch, folder)
+        rows_sha256 = hashlib.sha256(rows.read_bytes()).hexdigest()
+    record = _record(run, judged, name, created, rows_sha256)
     if run.last is not None:
         past, stored = run.last
         previous = since(record, stored, run=past.run, when=past.when)

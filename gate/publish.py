@@ -3,7 +3,8 @@
 import os
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,19 +22,39 @@ def claim(folder: Path) -> Path:
     Raises:
         UsageError: it holds something, or cannot be written.
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        occupied = next(folder.iterdir(), None)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise UsageError(f"--out {folder} cannot be written: {error.strerror}") from error
+    demand_writable(folder)
+    occupied = next(folder.iterdir(), None)
     if occupied is not None:
         raise UsageError(
             f"--out {folder} is not empty (it holds {occupied.name}): name a new folder, "
             "a record is never overwritten"
         )
     return folder
+
+
+def demand_writable(folder: Path) -> None:
+    """Show, before any work, that a folder can be made and written to.
+
+    Raises:
+        UsageError: it cannot.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise UsageError(
+            f"{folder} cannot be written ({error.strerror}): name another folder with --out"
+        ) from error
+
+
+@contextmanager
+def writing(folder: Path) -> Iterator[None]:
+    """What the disk refuses is a record that could not be written, not a defect of the gate."""
+    try:
+        yield
+    except OSError as error:
+        raise RecordError(f"the record cannot be written to {folder}: {error}") from error
 
 
 def keep_models(scratch: Path, folder: Path) -> None:
@@ -50,14 +71,12 @@ def finish(record: GateRecord, folder: Path) -> None:
     Raises:
         RecordError: the folder cannot be written.
     """
-    try:
+    with writing(folder):
         for key in reporters.names():
             reporter = reporters.get(key)
             if reporter.filename not in (None, RECORD):
                 _replace(folder / str(reporter.filename), reporter.render(record))
         _replace(folder / RECORD, reporters.get("json").render(record))
-    except OSError as error:
-        raise RecordError(f"the record cannot be written to {folder}: {error}") from error
 
 
 def _replace(path: Path, text: str) -> None:

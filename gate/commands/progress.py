@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 import click
 
-from gate.pipeline import Progress
+from gate.progress import Progress
 
 
 class Lines:

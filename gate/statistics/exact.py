@@ -137,7 +137,7 @@ def _tails(
     rows, columns = np.nonzero(weights > _NEGLIGIBLE / (len(totals) + 1))
     count = bdtrc if losing else bdtr
     below = thresholds[columns].astype(np.float64) - 1
-    m, lost = totals[columns].astype(np.float64), share[rows]
+    m, lost = totals[columns], share[rows]
     inside = np.where(below < 0, float(losing), count(np.maximum(below, 0), m, lost))
     inside = np.where(below >= m, float(not losing), inside)
     tails = np.zeros(len(rates))
