@@ -138,9 +138,9 @@ def run_gate(
     loaded = policy if isinstance(policy, LoadedPolicy) else load_policy(Path(policy))
     preflight(loaded, unsupported=unsupported, needs_candidate=candidate is None)
     chosen = _chosen(loaded, candidate)
+    keeper = trackers.get(tracker)
     folder = publish.claim(Path(out)) if out is not None else None
     publish.demand_writable(folder or _RUNS)
-    keeper = trackers.get(tracker)
     last, unreachable = _reach(keeper, loaded.policy.model)
     try:
         with tempfile.TemporaryDirectory(prefix="gate-") as scratch:

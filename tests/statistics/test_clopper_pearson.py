@@ -3,10 +3,12 @@
 import math
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gate.statistics import clopper_pearson as cp
+
+unhurried = settings(deadline=None)
 
 
 @st.composite
@@ -20,6 +22,7 @@ def test_golden_upper_limits():
     assert cp.interval(30, 2000, 0.9)[1] == pytest.approx(0.02029078, abs=6e-9)
 
 
+@unhurried
 @given(counts(), st.floats(0.5, 0.99))
 def test_it_agrees_with_scipy(count, level):
     from scipy.stats import binomtest
@@ -28,6 +31,7 @@ def test_it_agrees_with_scipy(count, level):
     assert cp.interval(*count, level) == pytest.approx((expected.low, expected.high), abs=1e-9)
 
 
+@unhurried
 @given(counts(), st.floats(0, 1))
 def test_p_values_are_the_binomial_tails(count, bound):
     from scipy.stats import binomtest
@@ -37,12 +41,14 @@ def test_p_values_are_the_binomial_tails(count, bound):
     assert p_fail == pytest.approx(binomtest(*count, bound, "greater").pvalue, abs=1e-9)
 
 
+@unhurried
 @given(counts(), st.floats(0, 1))
 def test_a_floor_is_a_ceiling_on_the_rest(count, bound):
     x, n = count
     assert cp.p_at_least(x, n, bound) == cp.p_at_most(n - x, n, 1 - bound)
 
 
+@unhurried
 @given(counts(), st.floats(0.001, 0.999))
 def test_interval_and_test_agree(count, bound):
     upper = cp.interval(*count, 0.9)[1]

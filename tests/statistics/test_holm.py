@@ -4,16 +4,19 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gate.statistics import holm
+
+unhurried = settings(deadline=None)
 
 
 def test_a_worked_example():
     assert holm.adjusted([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
 
 
+@unhurried
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=20), st.floats(0.001, 0.4))
 def test_it_rejects_what_the_step_down_procedure_rejects(p, alpha):
     order = sorted(range(len(p)), key=lambda i: p[i])
@@ -26,6 +29,7 @@ def test_it_rejects_what_the_step_down_procedure_rejects(p, alpha):
     assert found == rejected
 
 
+@unhurried
 @given(st.lists(st.floats(0, 1), max_size=20), st.randoms())
 def test_order_does_not_matter(p, random):
     order = list(range(len(p)))

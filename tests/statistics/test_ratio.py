@@ -3,10 +3,12 @@
 import math
 
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from gate.statistics import ratio
+
+unhurried = settings(deadline=None)
 
 
 @st.composite
@@ -22,6 +24,7 @@ def test_golden_statistics():
     assert ratio.z_statistic(450, 3, 2, 500, 0.02) == pytest.approx(2.411357, abs=6e-7)
 
 
+@unhurried
 @given(tables(), st.floats(-0.5, 0.9))
 def test_it_is_the_formula_as_published(table, r):
     n11, b, c, n = table
@@ -35,6 +38,7 @@ def test_it_is_the_formula_as_published(table, r):
     assert ratio.z_statistic(*table, r) == pytest.approx(expected, rel=1e-4, abs=1e-6)
 
 
+@unhurried
 @given(tables(), st.floats(-2, 0.99), st.floats(-2, 0.99))
 def test_a_wider_budget_is_easier(table, one, other):
     assume(table[0] + table[1] > 0)
@@ -42,6 +46,7 @@ def test_a_wider_budget_is_easier(table, one, other):
     assert ratio.z_statistic(*table, low) <= ratio.z_statistic(*table, high) + 1e-9
 
 
+@unhurried
 @given(tables(), st.floats(0.5, 0.99))
 def test_the_interval_holds_the_estimate_and_is_where_z_crosses(table, level):
     from scipy.special import ndtri

@@ -4,10 +4,12 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gate.statistics import tango
+
+unhurried = settings(deadline=None)
 
 GOLDEN = [
     ((1, 1, 7, 12), 0.95, -0.51723228, -0.02600303),
@@ -41,6 +43,7 @@ def test_golden_statistics(b, c, z):
     assert float(tango.z_statistic(b, c, 1000, 0.01)) == pytest.approx(z, abs=6e-7)
 
 
+@unhurried
 @given(tables(), st.floats(0.5, 0.999))
 def test_swapping_the_models_negates_the_interval(table, level):
     b, c, n = table
@@ -48,6 +51,7 @@ def test_swapping_the_models_negates_the_interval(table, level):
     assert tango.interval(c, b, n, level) == (-upper, -lower)
 
 
+@unhurried
 @given(tables(), st.floats(0.5, 0.999))
 def test_the_interval_holds_the_estimate_and_is_where_z_crosses(table, level):
     from scipy.stats import norm
@@ -62,6 +66,7 @@ def test_the_interval_holds_the_estimate_and_is_where_z_crosses(table, level):
         assert float(tango.z_statistic(b, c, n, upper)) == pytest.approx(-z, abs=1e-5)
 
 
+@unhurried
 @given(tables(), st.floats(-1, 1), st.floats(-1, 1))
 def test_z_falls_as_the_hypothetical_drop_grows(table, one, other):
     low, high = sorted((one, other))
@@ -69,6 +74,7 @@ def test_z_falls_as_the_hypothetical_drop_grows(table, one, other):
     assert at_low >= at_high - 1e-9 * (1 + abs(at_high))
 
 
+@unhurried
 @given(tables(most=300), st.floats(0.001, 0.999))
 def test_z_is_the_score_of_the_constrained_likelihood(table, delta):
     """Independent oracle: p01 that maximises b ln(q + δ) + c ln q + (n − b − c) ln(1 − 2q − δ)."""
