@@ -138,30 +138,6 @@ def render(record: GateRecord, format: str) -> str:  # noqa: A002
     return reporters.get(format).render(record)
 
 
-def write_reports(record: GateRecord, folder: Path) -> list[Path]:
-    """Write every report that is a file beside the record, not the record itself.
-
-    Raises:
-        RecordError: the folder cannot be written.
-    """
-    written = []
-    for key in reporters.names():
-        reporter = reporters.get(key)
-        if reporter.filename not in (None, publish.RECORD):
-            written.append(_write(folder / str(reporter.filename), reporter.render(record)))
-    return written
-
-
-def _write(path: Path, text: str) -> Path:
-    partial = path.with_name(f".{path.name}.partial")
-    try:
-        partial.write_text(text, encoding="utf-8", newline="\n")
-        partial.replace(path)
-    except OSError as error:
-        raise RecordError(f"{path} cannot be written: {error.strerror}") from error
-    return path
-
-
 def show(records: Sequence[GateRecord], formats: Sequence[str], problems: Problems = ()) -> None:
     """Print reports to standard output; several records as text end with one table of all.
 

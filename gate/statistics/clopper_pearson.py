@@ -40,13 +40,14 @@ def p_at_most(x: int, n: int, bound: float) -> tuple[float, float]:
     Raises:
         ValueError: counts are impossible, or `bound` is not a fraction.
     """
-    from scipy.special import bdtr, bdtrc
+    from scipy.special import betainc, betaincc
 
     _check_counts(x, n)
     if not 0 <= bound <= 1:
         raise ValueError(f"bound must be a fraction, not {bound}")
-    p_fail = float(bdtrc(x - 1.0, float(n), bound)) if x else 1.0
-    return float(bdtr(float(x), float(n), bound)), p_fail
+    p_pass = float(betaincc(x + 1, n - x, bound)) if x < n else 1.0
+    p_fail = float(betainc(x, n - x + 1, bound)) if x else 1.0
+    return p_pass, p_fail
 
 
 def p_at_least(x: int, n: int, bound: float) -> tuple[float, float]:

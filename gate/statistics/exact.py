@@ -130,16 +130,16 @@ def _tails(
 
     With t the threshold, the tail is "at least t lost" when losing, else "fewer than t".
     """
-    from scipy.special import bdtr, bdtrc
+    from scipy.special import betainc, betaincc
 
     weights = _binomial(totals, n, rates[:, np.newaxis])
     share = np.minimum((1 + delta / rates) / 2, 1.0)
     rows, columns = np.nonzero(weights > _NEGLIGIBLE / (len(totals) + 1))
-    count = bdtrc if losing else bdtr
-    below = thresholds[columns].astype(np.float64) - 1
-    m, lost = totals[columns], share[rows]
-    inside = np.where(below < 0, float(losing), count(np.maximum(below, 0), m, lost))
-    inside = np.where(below >= m, float(not losing), inside)
+    m, t = totals[columns], thresholds[columns]
+    within = np.clip(t, 1, np.maximum(m, 1))
+    tail = betainc if losing else betaincc
+    inside = tail(within, np.maximum(m - within + 1, 1), share[rows])
+    inside = np.where(t < 1, float(losing), np.where(t > m, float(not losing), inside))
     tails = np.zeros(len(rates))
     np.add.at(tails, rows, weights[rows, columns] * inside)
     return tails

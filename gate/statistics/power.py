@@ -17,6 +17,8 @@ from functools import cache
 
 from gate.statistics import exact, ratio
 
+_DUST = 1e-9
+
 
 def examples_needed(
     flip_rate: float, drop: float, delta: float, *, alpha: float, power: float = 0.8
@@ -105,7 +107,7 @@ def examples_for_ratio(
         ValueError: the relative drop is `r` or more, or a number is out of its range or NaN.
     """
     _check_fractions(r=r, alpha=alpha, power=power)
-    if not (0 <= lost <= reference <= 1 and 0 <= gained <= 1 - reference):
+    if not (0 <= lost <= reference <= 1 and 0 <= gained <= 1 - reference + _DUST):
         raise ValueError(f"impossible shares: {reference}, lost {lost}, gained {gained}")
     t, both = 1 / (1 - r), reference - lost
     margin = t * (both + gained) - reference
@@ -118,10 +120,12 @@ def examples_for_ratio(
 
 def _power_of_rate(n: int, rate: float, bound: float, alpha: float) -> float:
     """Probability that `clopper_pearson` proves the rate below the bound."""
-    from scipy.special import bdtr, bdtrik
+    from scipy.special import bdtrik, betaincc
 
-    most = math.floor(bdtrik(alpha, n, bound)) if (1 - bound) ** n <= alpha else -1
-    return float(bdtr(most, n, rate)) if most >= 0 else 0.0
+    if (1 - bound) ** n > alpha:
+        return 0.0
+    most = math.floor(bdtrik(alpha, n, bound))
+    return float(betaincc(most + 1, n - most, rate))
 
 
 def _first(holds: Callable[[int], bool], low: int, high: int) -> int:

@@ -90,18 +90,6 @@ def test_render_in_every_format(make_record):
         report.render(record, "txt")
 
 
-def test_writes_every_file_but_the_record(tmp_path, make_record):
-    written = report.write_reports(make_record(), tmp_path)
-    assert sorted(path.name for path in written) == ["report.md", "report.txt"]
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["report.md", "report.txt"]
-    assert (tmp_path / "report.txt").read_text(encoding="utf-8").startswith("PASS  digits-cnn")
-
-
-def test_a_folder_that_cannot_be_written(tmp_path, make_record):
-    with pytest.raises(RecordError, match=r"report\.\w+ cannot be written"):
-        report.write_reports(make_record(), tmp_path / "missing")
-
-
 # ── showing ───────────────────────────────────────────────────────────────────────────────
 
 

@@ -33,7 +33,7 @@ def probability(n, delta, f, chosen):
     return np.exp(ways + xlogy(b, p10) + xlogy(c, p01) + xlogy(n - b - c, 1 - f)).sum()
 
 
-def brute_force(b, c, n, delta, gamma, losing, points=600):
+def brute_force(b, c, n, delta, *, losing, gamma=0.001):
     """The definition, over all outcomes and a fine grid."""
     from scipy.stats import binomtest
 
@@ -42,7 +42,7 @@ def brute_force(b, c, n, delta, gamma, losing, points=600):
     slack = 1e-9 * (1 + abs(mine))
     tail = z >= mine - slack if losing else z <= mine + slack
     limits = binomtest(b + c, n).proportion_ci(1 - gamma)
-    grid = np.linspace(max(limits.low, delta), max(limits.high, delta), points)
+    grid = np.linspace(max(limits.low, delta), max(limits.high, delta), 600)
     return min(1.0, gamma + max(probability(n, delta, f, tail) for f in grid))
 
 
@@ -77,7 +77,7 @@ def test_it_is_the_maximum_over_all_outcomes(data):
     losing = b - c > n * delta
     found = p_values(b, c, n, delta)
     assert found[not losing] == 1.0
-    expected = brute_force(b, c, n, delta, 0.001, losing)
+    expected = brute_force(b, c, n, delta, losing=losing)
     assert expected - 5e-3 <= found[losing] <= expected + 1e-4
 
 
