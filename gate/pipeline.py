@@ -295,7 +295,7 @@ def _decide(
         policy.judge.budgets, evaluated.evaluation, known, artifacts, policy.alpha
     )
     budgeted = tuple(m.comparison for m in measured if m.comparison is not None)
-    judged = {comparison.metric for comparison in budgeted}
+    judged = {comparison.metric for comparison in budgeted if comparison.slice is None}
     others = [metric for name, metric in known.items() if name not in judged]
     shown = describe(evaluated.evaluation, others, artifacts, policy.alpha)
     return (*budgeted, *shown), decide(measured, policy.alpha)

@@ -59,8 +59,8 @@ That was real: {folder} holds the policies, the records and the MLflow store.
   read a policy:    {folder}/policies/digits.yaml
 For your own model, copy that policy, name your data in it (an .npz or .parquet with one column per
 model input, and `target`), write the accuracy that training reported into expect_fp32, then:
-  gate check my-policy.yaml
-  gate run my-policy.yaml --candidate my-model.onnx; echo $?
+  {gate} check my-policy.yaml
+  {gate} run my-policy.yaml --candidate my-model.onnx; echo $?
 """
 
 
@@ -78,9 +78,14 @@ def demo(out: Path | None, *, train: bool) -> int:
         click.echo(f"the demo did not go as it must: {', '.join(s.title for s in wrong)}", err=True)
         return EXIT_ERROR
     click.echo(f"{len(SCENES)} releases gated in {time.monotonic() - began:.0f} s.\n")
-    mlflow = Path(sys.executable).with_name("mlflow")
-    click.echo(NEXT.format(folder=folder, mlflow=mlflow if mlflow.exists() else "mlflow"), nl=False)
+    click.echo(NEXT.format(folder=folder, mlflow=_typed("mlflow"), gate=_typed("gate")), nl=False)
     return EXIT_PASS
+
+
+def _typed(command: str) -> str:
+    """What to type for a command: its name where the shell finds it, else where it lies."""
+    beside = Path(sys.executable).with_name(command)
+    return command if shutil.which(command) or not beside.exists() else str(beside)
 
 
 def _set_up(folder: Path, *, train: bool) -> None:

@@ -44,6 +44,10 @@ class _Files:
     """The verdict in Markdown."""
 
 
+_KIND = {"mlflow.experimentKind": "custom_model_development"}
+"""MLflow's pages otherwise open on traces and token costs."""
+
+
 class MlflowTracker:
     """Keeps records in the store that `MLFLOW_TRACKING_URI` names, else in `./mlflow.db`."""
 
@@ -190,7 +194,8 @@ def _experiment(client: Any, place: store.Place, model: str) -> str:
     known = client.get_experiment_by_name(name)
     if known is None:
         try:
-            return str(client.create_experiment(name, artifact_location=place.artifacts(name)))
+            artifacts = place.artifacts(name)
+            return str(client.create_experiment(name, artifact_location=artifacts, tags=_KIND))
         except MlflowException as error:
             known = client.get_experiment_by_name(name)
             if known is None or error.error_code != "RESOURCE_ALREADY_EXISTS":
@@ -219,6 +224,8 @@ def _fill(client: Any, run: Any, record: GateRecord, files: _Files) -> None:
     if version is not None:
         name = packaged.registered_name(record)
         client.set_model_version_tag(name, version, OUTCOME, record.verdict.outcome)
+        told = f"{record.verdict.outcome.upper()}: INT8 of {record.candidate.source}"
+        client.update_model_version(name, version, description=told)
     seconds = sum(record.durations.values())
     end = _milliseconds(record.created) + round(1000 * seconds)
     client.set_terminated(run_id, "FINISHED", end_time=end)
@@ -274,7 +281,7 @@ def _register(client: Any, run: Any, record: GateRecord, files: Sequence[Path]) 
         source=f"{run.info.artifact_uri}/{_MODEL}",
         run_id=run_id,
         tags=content.version_tags(record),
-        description=f"INT8 of {record.candidate.source}; its verdict is the tag `{OUTCOME}`",
+        description=f"INT8 of {record.candidate.source}; its verdict is not logged yet",
     )
     return str(version.version)
 

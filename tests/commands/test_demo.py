@@ -22,7 +22,7 @@ def test_the_demo_shows_every_outcome_and_the_history(tmp_path: Path) -> None:
     assert "FAIL  digits-cnn" in done.stdout
     assert "INCONCLUSIVE  digits-cnn" in done.stdout
     assert "nothing can be quantized" in done.stderr
-    assert "gate run my-policy.yaml" in done.stdout
+    assert "gate run my-policy.yaml --candidate my-model.onnx" in done.stdout
     assert (tmp_path / "demo" / "mlflow.db").is_file()
     assert len(list((tmp_path / "demo" / ".gate" / "digits-cnn").iterdir())) == 3
 
