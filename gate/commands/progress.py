@@ -44,10 +44,12 @@ def _bar() -> Iterator[Progress]:
         """The step at hand, and its bar where its length is known."""
 
         def step(self, name: str, total: int | None = None) -> None:
-            display.update(task, description=name, total=total, completed=0)
+            for task in display.task_ids:
+                display.remove_task(task)
+            display.add_task(name, total=total)
 
         def advance(self, examples: int) -> None:
-            display.advance(task, examples)
+            display.advance(display.task_ids[-1], examples)
 
     display = rich_progress.Progress(
         rich_progress.TextColumn("{task.description:<10}"),
@@ -57,6 +59,5 @@ def _bar() -> Iterator[Progress]:
         console=Console(stderr=True),
         transient=True,
     )
-    task = display.add_task("start", total=None)
     with display:
         yield Bar()
