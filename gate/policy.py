@@ -56,7 +56,8 @@ class DataSource(_Strict):
     limit: int | None = Field(default=None, gt=0)
     """Take a sample of this many examples, drawn with `judge.seed`; never the first ones."""
     sha256: Sha256 | None = None
-    """Pin: the file's sha256, or the content digest that the record shows."""
+    """Pin: the file's sha256, or the content digest of all its examples (the record's, without
+    `limit`)."""
 
 
 class Preprocess(_Strict):
