@@ -214,3 +214,26 @@ def test_renamed_outputs_have_no_parity(tmp_path: Path) -> None:
     runner = BACKEND.open(save(cnn(), tmp_path / "model.onnx"), threads=1)
     with pytest.raises(CandidateError, match=r"\['other'\] became \['logits'\]"):
         prove_parity(lambda feeds: {"other": images()}, runner, {"image": images()}, "m")
+
+
+def test_weights_beyond_protobufs_limit_go_to_a_file_beside(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from gate import normalize as module
+
+    path = save(cnn(), tmp_path / "model.onnx", external=True)
+    monkeypatch.setattr(module, "PROTOBUF_LIMIT", 1000)
+    candidate = normalized(path, tmp_path / "scratch")
+    assert (tmp_path / "scratch" / "cleaned.onnx.data").is_file()
+    np.testing.assert_allclose(outputs(candidate.path), outputs(path), rtol=1e-5, atol=1e-6)
+
+
+def test_an_old_opset_beyond_protobufs_limit_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from gate import normalize as module
+
+    path = save(cnn(opset=11), tmp_path / "model.onnx")
+    monkeypatch.setattr(module, "PROTOBUF_LIMIT", 1000)
+    with pytest.raises(CandidateError, match="over 2 GB"):
+        normalized(path, tmp_path / "scratch")

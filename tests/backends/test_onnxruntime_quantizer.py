@@ -1,0 +1,174 @@
+"""Recipes to INT8 graphs: names that do not exist, nothing to do, exclusions, types."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import onnx
+import pytest
+from support import onnx_models as models
+from support.int8 import quantized, recipe, work
+from support.onnx_models import cnn, gemm_mlp, images, mlp, save, vectors
+
+from gate.backends.onnxruntime import BACKEND
+from gate.errors import QuantizationError
+
+# ── names that do not exist, and nothing to do ─────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"exclude_nodes": ["conv3"]}, "exclude_nodes names 'conv3'.*nearest: conv2"),
+        ({"exclude_op_types": ["Cnov"]}, "exclude_op_types names 'Cnov'.*nearest: Conv"),
+        ({"op_types": ["Conv", "MatMul"]}, "op_types names 'MatMul'.*nearest"),
+        ({"op_types": ["Flaten"]}, "op_types names 'Flaten'.*nearest: Flatten"),
+    ],
+)
+def test_a_name_that_does_not_exist_is_an_error(
+    tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
+    path = save(cnn(), tmp_path / "m.onnx")
+    for attempt in (
+        lambda: BACKEND.activations(path, recipe(**changes)),
+        lambda: BACKEND.quantize(path, recipe(**changes), {}, tmp_path / "q.onnx"),
+    ):
+        with pytest.raises(QuantizationError, match=message):
+            attempt()
+    assert not (tmp_path / "q.onnx").exists()
+
+
+def test_a_presets_own_operators_may_be_absent(tmp_path: Path) -> None:
+    int8 = quantized(mlp(), recipe("dynamic"), {}, tmp_path)
+    assert any(kernel.integer for kernel in BACKEND.profile(int8, {"x": vectors()}))
+
+
+def test_an_operator_added_to_a_preset_must_occur(tmp_path: Path) -> None:
+    chosen = recipe("dynamic", op_types=["MatMul", "Attention", "Conv"])
+    with pytest.raises(QuantizationError, match="op_types names 'Conv'"):
+        quantized(mlp(), chosen, {}, tmp_path)
+
+
+def test_an_operator_that_no_quantizer_knows_is_an_error(tmp_path: Path) -> None:
+    chosen = recipe(op_types=["GRU"])
+    with pytest.raises(QuantizationError, match="cannot quantize GRU by a static recipe"):
+        quantized(models.recurrent("GRU"), chosen, {}, tmp_path)
+
+
+@pytest.mark.parametrize("base", ["static", "dynamic"])
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (models.nothing_to_quantize, "no operator in it multiplies and accumulates"),
+        (models.weights_in_if, "inside subgraphs.*choose/matmul_else, choose/matmul_then"),
+        (models.recurrent, r"INT8 kernels for what works in this model: recurrent \(GRU\)"),
+    ],
+)
+def test_nothing_to_quantize_says_why(
+    tmp_path: Path, base: str, build: Callable[[], onnx.ModelProto], message: str
+) -> None:
+    with pytest.raises(QuantizationError, match=message):
+        quantized(build(), recipe(base), {}, tmp_path)
+
+
+def test_everything_excluded_says_so(tmp_path: Path) -> None:
+    chosen = recipe(exclude_op_types=["Conv"], exclude_nodes=["fc"])
+    with pytest.raises(QuantizationError, match=r"leave out.*conv1 \(Conv\).*fc \(Gemm\)"):
+        quantized(cnn(), chosen, {"image": images()}, tmp_path)
+
+
+def test_a_quantized_model_is_refused(tmp_path: Path) -> None:
+    feeds = {"image": images()}
+    for base in ("static", "dynamic"):
+        int8 = quantized(cnn(), recipe(base), feeds, tmp_path, base)
+        with pytest.raises(QuantizationError, match=r"already quantized.*--int8"):
+            BACKEND.quantize(int8, recipe(), {}, tmp_path / "again.onnx")
+
+
+@pytest.mark.parametrize(
+    ("base", "changes", "message"),
+    [
+        ("dynamic", {"activation_type": "int8"}, "uint8 only"),
+        ("static", {"activation_type": "int8", "weight_type": "uint8"}, "weight_type: int8"),
+    ],
+)
+def test_types_without_kernels_are_refused(
+    tmp_path: Path, base: str, changes: dict[str, str], message: str
+) -> None:
+    with pytest.raises(QuantizationError, match=message):
+        quantized(cnn(), recipe(base, **changes), {}, tmp_path)
+
+
+def test_an_opset_without_per_channel_scales_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(
+        QuantizationError, match="needs ONNX opset 13 or later and the model has 12"
+    ):
+        quantized(cnn(opset=12), recipe(), {}, tmp_path)
+    int8 = quantized(cnn(opset=12), recipe("static-per-tensor"), {"image": images()}, tmp_path)
+    assert any(kernel.integer for kernel in BACKEND.profile(int8, {"image": images()}))
+
+
+def test_the_quantizers_own_failure_is_explained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
+
+    def fail(self: Any) -> None:
+        raise AssertionError("scale of c1\nand much more")
+
+    monkeypatch.setattr(QDQQuantizer, "quantize_model", fail)
+    with pytest.raises(QuantizationError, match="AssertionError: scale of c1") as caught:
+        quantized(cnn(), recipe(), {"image": images()}, tmp_path)
+    assert isinstance(caught.value.__cause__, AssertionError)
+
+
+# ── exclusions ─────────────────────────────────────────────────────────────────────────────
+
+
+def test_an_excluded_node_stays_float(tmp_path: Path) -> None:
+    feeds = {"image": images()}
+    int8 = quantized(cnn(), recipe(exclude_nodes=["conv1"]), feeds, tmp_path)
+    integers = [kernel for kernel in BACKEND.profile(int8, feeds) if kernel.integer]
+    assert {kernel.op for kernel in integers} == {"QLinearConv", "QGemm"}
+    assert all(not kernel.node.startswith("conv1") for kernel in integers)
+
+
+def test_an_excluded_operator_stays_float(tmp_path: Path) -> None:
+    feeds = {"image": images()}
+    int8 = quantized(cnn(), recipe(exclude_op_types=["Conv"]), feeds, tmp_path)
+    found = work(BACKEND.profile(int8, feeds))
+    assert sorted(found.values()) == [("Conv", False), ("Conv", False), ("QGemm", True)]
+
+
+@pytest.mark.parametrize(
+    "changes", [{"exclude_nodes": ["fc1"]}, {"exclude_nodes": ["fc1", "relu"]}]
+)
+def test_an_excluded_gemm_stays_float_in_a_dynamic_recipe(
+    tmp_path: Path, changes: dict[str, Any]
+) -> None:
+    int8 = quantized(gemm_mlp(), recipe("dynamic", **changes), {}, tmp_path)
+    found = work(BACKEND.profile(int8, {"x": vectors()}))
+    assert sorted(integer for _, integer in found.values()) == [False, True]
+
+
+def test_an_excluded_operator_stays_float_in_a_dynamic_recipe(tmp_path: Path) -> None:
+    chosen = recipe("dynamic", exclude_op_types=["Gemm"])
+    with pytest.raises(QuantizationError, match="leave out"):
+        quantized(gemm_mlp(), chosen, {}, tmp_path)
+
+
+def test_nodes_without_names_can_be_excluded(tmp_path: Path) -> None:
+    feeds = {"image": images()}
+    int8 = quantized(cnn(named=False), recipe(exclude_nodes=["Conv_3"]), feeds, tmp_path)
+    found = work(BACKEND.profile(int8, feeds))
+    integers = {node.split("_token")[0] for node, (_, integer) in found.items() if integer}
+    assert integers == {"Conv_0", "Gemm_6"}
+
+
+def test_a_given_name_does_not_clash_with_one_already_there(tmp_path: Path) -> None:
+    model = cnn(named=False)
+    model.graph.node[0].name = "Gemm_6"
+    feeds = {"image": images()}
+    int8 = quantized(model, recipe(exclude_nodes=["Gemm_6_"]), feeds, tmp_path)
+    found = work(BACKEND.profile(int8, feeds))
+    assert sorted(found.values()) == [("Gemm", False), ("QLinearConv", True), ("QLinearConv", True)]
