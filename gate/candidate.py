@@ -8,6 +8,7 @@ execute code on load (`.pt2`, MLflow's pytorch flavour) need `trust`.
 import hashlib
 import logging
 import os
+import warnings
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -223,7 +224,9 @@ def _exported_program(path: Path, name: str, scratch: Path) -> Source:
 
 def _traced(torch: Any, name: str, module: Any, arguments: Any, free: Any) -> Any:
     try:
-        return torch.export.export(module, arguments, dynamic_shapes=free)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # as in _to_onnx
+            return torch.export.export(module, arguments, dynamic_shapes=free)
     except (RuntimeError, TypeError, ValueError, torch._dynamo.exc.TorchDynamoException) as error:
         raise CandidateError(f"candidate {name} cannot be traced: {_first(error)}") from error
 
@@ -241,9 +244,11 @@ def _to_onnx(
 
     path = scratch / "exported.onnx"
     try:
-        exported = torch.onnx.export(
-            program, input_names=inputs, dynamo=True, verbose=False, optimize=True
-        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch's own deprecations, which users cannot mend
+            exported = torch.onnx.export(
+                program, input_names=inputs, dynamo=True, verbose=False, optimize=True
+            )
         exported.save(path, external_data=False)
     except (torch.onnx.OnnxExporterError, RuntimeError, ValueError, TypeError) as error:
         raise CandidateError(f"candidate {name} cannot be exported: {_first(error)}") from error
@@ -252,7 +257,7 @@ def _to_onnx(
 
     def reference(feeds: Mapping[str, Array]) -> Outputs:
         with torch.no_grad():
-            results = module(*(torch.from_numpy(feeds[key]) for key in order))
+            results = module(*(torch.tensor(feeds[key]) for key in order))
         tensors = results if isinstance(results, tuple | list) else (results,)
         return dict(zip(outputs, (tensor.numpy() for tensor in tensors), strict=True))
 
@@ -299,7 +304,7 @@ def _at_least_two(value: Array) -> Array:
     """torch specialises a batch of one: repeat it."""
     import numpy as np
 
-    return np.ascontiguousarray(np.concatenate([value, value]) if len(value) == 1 else value)
+    return np.concatenate([value, value]) if len(value) == 1 else np.array(value)
 
 
 def _torch(name: str) -> Any:

@@ -164,7 +164,6 @@ def examples_of(parameters: tuple[str, ...]) -> Mapping[str, Any]:
     return {"image": images(1)}
 
 
-@pytest.mark.filterwarnings("ignore")
 def test_a_module_becomes_onnx_that_computes_the_same(module: Any, scratch: Path) -> None:
     from gate import backends
 
@@ -180,7 +179,6 @@ def test_a_module_becomes_onnx_that_computes_the_same(module: Any, scratch: Path
         np.testing.assert_allclose(got[name], value, atol=1e-5)
 
 
-@pytest.mark.filterwarnings("ignore")
 def test_the_hash_of_a_module_is_that_of_its_weights(module: Any, tmp_path: Path) -> None:
     import torch
 
@@ -196,7 +194,6 @@ def test_the_hash_of_a_module_is_that_of_its_weights(module: Any, tmp_path: Path
     assert hashes[0] == hashes[1] != hashes[2]
 
 
-@pytest.mark.filterwarnings("ignore")
 def test_a_pt2_program_becomes_onnx(module: Any, tmp_path: Path, scratch: Path) -> None:
     import torch
 

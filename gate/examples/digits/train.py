@@ -5,13 +5,15 @@ Data: the UCI "Optical Recognition of Handwritten Digits" test set as scikit-lea
 duplicates, if there were any, stay on one side.
 """
 
+import logging
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from gate.examples.digits import villains
+from gate.examples.digits import FOLDER, policies, villains
 
 CLASSES = 10
 TRAIN, CALIBRATION = 597, 200  # the other 1000 are held out
@@ -92,15 +94,18 @@ def export(model: Any) -> Any:
     """The module as an ONNX ModelProto with a free batch dimension."""
     import torch
 
-    program = torch.onnx.export(
-        model,
-        (torch.zeros(2, 1, 8, 8),),
-        dynamo=True,
-        input_names=["image"],
-        output_names=["logits"],
-        dynamic_shapes=({0: torch.export.Dim("batch")},),
-        verbose=False,
-    )
+    logging.getLogger("torch").setLevel(logging.ERROR)  # it warns of torchvision
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch's own deprecations
+        program = torch.onnx.export(
+            model,
+            (torch.zeros(2, 1, 8, 8),),
+            dynamo=True,
+            input_names=["image"],
+            output_names=["logits"],
+            dynamic_shapes=({0: torch.export.Dim("batch")},),
+            verbose=False,
+        )
     proto = program.model_proto
     del proto.metadata_props[:]
     for node in proto.graph.node:
@@ -108,12 +113,20 @@ def export(model: Any) -> Any:
     return proto
 
 
-def write(models: Path, data: Path) -> None:
-    """Train, and write the three models and the two splits that the demo uses."""
-    parts = splits()
-    model = export(module(parts["train"]))
-    (models / "cnn.onnx").write_bytes(model.SerializeToString(deterministic=True))
+def write_models(folder: Path) -> None:
+    """Train, and write the good model and its spoilt versions."""
+    model = export(module(splits()["train"]))
+    (folder / "cnn.onnx").write_bytes(model.SerializeToString(deterministic=True))
     for name, spoil in villains.VILLAINS.items():
-        (models / name).write_bytes(spoil(model).SerializeToString(deterministic=True))
+        (folder / name).write_bytes(spoil(model).SerializeToString(deterministic=True))
+
+
+def write_data(folder: Path) -> None:
+    """Write the two splits that policies name; `sha256` in those pins the bytes."""
     for name in ("calibration", "held_out"):
-        np.savez_compressed(data / f"{name}.npz", **parts[name])
+        np.savez_compressed(folder / f"{name}.npz", **splits()[name])
+
+
+if __name__ == "__main__":
+    write_models(FOLDER)
+    write_data(policies() / "digits")
