@@ -24,7 +24,7 @@ THRESHOLDS: tuple[Threshold, ...] = (
     "at_most",
     "max_ratio",
 )
-Scalar = str | int | bool
+Scalar = str | int | float | bool
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 WRITTEN = "written by a person"

@@ -142,7 +142,7 @@ class _Fault:
         if self.path == _EXPECT and self.type == "literal_error":
             return self._must_be("a mapping such as {accuracy: 0.96, within: 0.02}, or `unknown`")
         if _is_slice_value(self.path):
-            return self._must_be("text, a whole number, true or false")
+            return self._must_be("text, a number, true or false")
         if self.type in _WORDS:
             return self._must_be(_WORDS[self.type](self)) + _instead(self.type, self.input)
         return self._other()

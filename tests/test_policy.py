@@ -411,7 +411,7 @@ ONE_FINDING = [
     (DROP, "slice: {a: b}", "11:7: give exactly one of max_drop, max_relative_drop, at_least"),
     (DROP, "max_drop: 0.01, slice: {}", "11:7: `slice` names no column; write e.g. {column: val"),
     (EACH, "max_drop: 0.03, slice: {a: b}", "12:7: give `slice` or `each`, not both"),
-    (DROP, "max_drop: 0.01, slice: {a: 1.5}", "11:53: judge.budgets[0].slice.a must be text, a "),
+    (DROP, "max_drop: 0.01, slice: {a: [1]}", "11:53: judge.budgets[0].slice.a must be text, a "),
     (DROP, "max_drop: 0.01, slice: x", "11:49: judge.budgets[0].slice must be a mapping"),
     (DROP, "max_drop: 0.01, each: target", "12:7: two budgets are 'accuracy.max_drop[each targe"),
     (DROP, "max_drop: 0.01, require: prof", "11:51: judge.budgets[0].require must be 'proof' or "),

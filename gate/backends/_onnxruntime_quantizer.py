@@ -184,8 +184,8 @@ def _refuse_quantized(model: Any) -> None:
     found = [node.name for node, _ in graphs.walk(model) if node.op_type in _INTEGER_OPS]
     if found:
         raise QuantizationError(
-            f"the model is already quantized ({_few(found)}): give the FP32 model as the "
-            "candidate, and the ready INT8 model with --int8"
+            f"the model is already quantized ({_few(found)}): give the FP32 model that it "
+            "was made from as the candidate"
         )
 
 

@@ -162,7 +162,7 @@ BAD: list[tuple[str, Any]] = [
     ("judge.budgets", [{"metric": "accuracy", "max_drop": "1%"}]),
     ("judge.budgets", [{"metric": "accuracy", "max_drop": 0.1, "at_least": 0.9}]),
     ("judge.budgets", [{"metric": "accuracy", "max_drop": 0.1, "slice": {"a": 1}, "each": "b"}]),
-    ("judge.budgets", [{"metric": "accuracy", "max_drop": 0.1, "slice": {"a": 1.5}}]),
+    ("judge.budgets", [{"metric": "accuracy", "max_drop": 0.1, "slice": {"a": [1]}}]),
     ("judge.budgets", [{"metric": "accuracy", "max_dorp": 0.1}]),
     ("judge.mode", "observed"),
 ]
