@@ -146,6 +146,8 @@ def exit_code_of(arguments: Sequence[str] | None = None) -> int:
     except GateError as error:
         click.echo(f"gate: {error}", err=True)
         return error.exit_code
+    except SystemExit:  # what click makes of a closed pipe, with a 1 that would read as a verdict
+        return EXIT_ERROR
     except Exception:  # noqa: BLE001 - the last boundary: a defect must not look like a verdict
         traceback.print_exc()
         click.echo("gate: this is a defect of the gate; nothing was decided", err=True)

@@ -142,6 +142,25 @@ def test_github_actions_get_annotations_summary_and_outputs(
     assert Path("output.txt").read_text().splitlines()[:2][-1] == "fail"
 
 
+def test_actions_without_a_summary_file_is_told_before_any_work(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GITHUB_ACTIONS", "true")
+    monkeypatch.delenv("GITHUB_STEP_SUMMARY", raising=False)
+    assert run(project, "--tracker", "none", "--out", "out") == 2
+    assert not Path("out").exists()
+
+
+def test_a_closed_pipe_is_no_verdict(project: Project) -> None:
+    command = [sys.executable, "-m", "gate", "run", str(project.policy), "--candidate", str(CNN)]
+    with subprocess.Popen(
+        [*command, "--tracker", "none"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+    ) as process:
+        assert process.stdout is not None
+        process.stdout.close()
+    assert process.returncode == 4
+
+
 # ── the tracker, end to end ───────────────────────────────────────────────────────────────
 
 
@@ -272,6 +291,15 @@ def test_judge_by_the_same_policy_gives_the_same_record(project: Project, record
     before, after = load_record(record), judge(record, str(project.policy))
     assert after.verdict == before.verdict
     assert after.provenance == before.provenance
+
+
+@pytest.mark.parametrize("alpha", [0.4, 0.9, 0, -1])
+def test_judge_refuses_an_alpha_that_the_policy_does_not_allow(
+    project: Project, record: Path, alpha: float
+) -> None:
+    fields = json.loads((record / "record.json").read_text())
+    (record / "record.json").write_text(json.dumps(fields | {"alpha": alpha}))
+    assert exit_code_of(["judge", str(record)]) == 4
 
 
 def test_judge_refuses_rows_that_were_changed(project: Project, record: Path) -> None:

@@ -17,6 +17,7 @@ from gate.preflight import preflight
 from gate.records import Evaluation, GateRecord, PolicySource, Verdict
 
 _NAMED = 5
+_DUST = 1e-12
 
 
 def judge(path: Path, policy: str | None = None) -> GateRecord:
@@ -116,6 +117,11 @@ def rejudge(record: GateRecord) -> GateRecord:
     Raises:
         RecordError: the stored verdict is another one; names the budgets that differ.
     """
+    if not 0 < record.alpha <= record.policy.alpha + _DUST:
+        raise RecordError(
+            f"record {record.id} was judged at α = {record.alpha:g}, and its policy allows "
+            f"{record.policy.alpha:g}: it was changed after it was written. Run the gate again"
+        )
     verdict = decide(measured_of(record), record.alpha)
     differing = _differing(record.verdict, verdict)
     if differing:

@@ -138,6 +138,20 @@ def render(record: GateRecord, format: str) -> str:  # noqa: A002
     return reporters.get(format).render(record)
 
 
+def demand_place(formats: Sequence[str]) -> None:
+    """Prove, before any work, that reports can be shown in `formats` and where CI wants them.
+
+    Raises:
+        UsageError: no reporter has a name in `formats`, or GitHub Actions says not where to write.
+    """
+    from gate.reporters import github
+
+    for key in formats:
+        reporters.get(key)
+    if github.active(os.environ):
+        github.targets(os.environ)
+
+
 def show(records: Sequence[GateRecord], formats: Sequence[str], problems: Problems = ()) -> None:
     """Print reports to standard output; several records as text end with one table of all.
 

@@ -7,9 +7,8 @@ from typing import Any
 
 import click
 
-from gate import reporters
 from gate.commands.progress import progress
-from gate.commands.report import show
+from gate.commands.report import demand_place, show
 from gate.errors import GateError, UsageError, worst
 from gate.pipeline import Finished, run_gate
 from gate.records import GateRecord, Stage
@@ -33,8 +32,7 @@ def run_policies(
         raise UsageError(
             "--candidate goes with one policy; with several, each names its own `build.candidate`"
         )
-    for key in formats:
-        reporters.get(key)  # an unknown format is told before any work
+    demand_place(formats)
     records: list[GateRecord] = []
     problems: list[tuple[str, GateError]] = []
     for policy in policies:

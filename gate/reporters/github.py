@@ -149,13 +149,21 @@ def publish(
         UsageError: this is no step of GitHub Actions.
         RecordError: its files cannot be written.
     """
-    summary = _target(environ, "GITHUB_STEP_SUMMARY")
-    output = _target(environ, "GITHUB_OUTPUT")
+    summary, output = targets(environ)
     try:
         _append(summary, _summary(records, problems, _room(summary)))
         _append(output, "".join(_outputs(records, problems)))
     except OSError as error:
         raise RecordError(f"GitHub's file for this step cannot be written: {error}") from error
+
+
+def targets(environ: Mapping[str, str]) -> tuple[Path, Path]:
+    """The files that take the step's summary and its outputs.
+
+    Raises:
+        UsageError: this is no step of GitHub Actions.
+    """
+    return _target(environ, "GITHUB_STEP_SUMMARY"), _target(environ, "GITHUB_OUTPUT")
 
 
 def _target(environ: Mapping[str, str], name: str) -> Path:
