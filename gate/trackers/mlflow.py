@@ -44,10 +44,6 @@ class _Files:
     """The verdict in Markdown."""
 
 
-_KIND = {"mlflow.experimentKind": "custom_model_development"}
-"""MLflow's pages otherwise open on traces and token costs."""
-
-
 class MlflowTracker:
     """Keeps records in the store that `MLFLOW_TRACKING_URI` names, else in `./mlflow.db`."""
 
@@ -194,8 +190,7 @@ def _experiment(client: Any, place: store.Place, model: str) -> str:
     known = client.get_experiment_by_name(name)
     if known is None:
         try:
-            artifacts = place.artifacts(name)
-            return str(client.create_experiment(name, artifact_location=artifacts, tags=_KIND))
+            return str(client.create_experiment(name, artifact_location=place.artifacts(name)))
         except MlflowException as error:
             known = client.get_experiment_by_name(name)
             if known is None or error.error_code != "RESOURCE_ALREADY_EXISTS":
