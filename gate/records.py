@@ -434,8 +434,8 @@ class GateRecord(_Value):
     @property
     def exit_code(self) -> int:
         """What the command line exits with: 0 pass, 1 budget exceeded, 3 inconclusive."""
-        if self.policy.judge.mode == "observe" or self.verdict.outcome in ("pass", "waived"):
+        if self.policy.judge.mode == "observe" or self.verdict.outcome == "pass":
             return 0
-        if self.verdict.outcome == "fail":
-            return 1
-        return 0 if self.policy.judge.on_inconclusive == "warn" else 3
+        if self.verdict.outcome == "inconclusive":
+            return 0 if self.policy.judge.on_inconclusive == "warn" else 3
+        return 1
