@@ -1,5 +1,6 @@
 """The command line. Every heavy import stands inside its command; the only exit() is here."""
 
+import signal
 import sys
 import traceback
 from collections.abc import Sequence
@@ -129,7 +130,11 @@ def demo(out: Path | None, train: bool) -> int:
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
-    """Run the command line and exit with the code that its outcome calls for."""
+    """Run the command line and exit with the code that its outcome calls for.
+
+    A cancelled job (SIGTERM) ends like Ctrl-C: private folders are removed, nothing is decided.
+    """
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     sys.exit(exit_code_of(arguments))
 
 

@@ -19,7 +19,6 @@ from gate.compare import compare_budgets, describe
 from gate.decide import decide
 from gate.errors import (
     GateError,
-    TrackerError,
     UsageError,
 )
 from gate.evaluate import Evaluated, demand_baseline, evaluate, rows_of, save_arrays
@@ -49,11 +48,9 @@ from gate.records import (
 )
 from gate.since import since
 from gate.tasks import BoundTask
-from gate.trackers import PastRun, Tracker
 
 BACKEND = "onnxruntime"
 _RUNS = Path(".gate")
-_Last = tuple[PastRun, Mapping[str, Any] | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +63,16 @@ class Finished:
     run: str
     """The tracker's id; empty without a tracker."""
 
+    @property
+    def verdict(self) -> Verdict:
+        """What all budgets came to."""
+        return self.record.verdict
+
+    @property
+    def exit_code(self) -> int:
+        """What the command line exits with."""
+        return self.record.exit_code
+
 
 @dataclass(slots=True)
 class _Run:
@@ -77,7 +84,7 @@ class _Run:
     threads: int
     scratch: Path
     progress: Progress
-    last: _Last | None
+    last: publish.LastPass | None
     """The newest PASS of this model, and its record."""
     seconds: dict[str, float] = field(default_factory=dict)
 
@@ -141,7 +148,7 @@ def run_gate(
     keeper = trackers.get(tracker)
     folder = publish.claim(Path(out)) if out is not None else None
     publish.demand_writable(folder or _RUNS)
-    last, unreachable = _reach(keeper, loaded.policy.model)
+    last, unreachable = publish.reach(keeper, loaded.policy.model)
     try:
         with tempfile.TemporaryDirectory(prefix="gate-") as scratch:
             run = _Run(
@@ -165,18 +172,6 @@ def run_gate(
     if unreachable is not None:
         raise publish.unsent(unreachable, folder) from unreachable
     return Finished(record=record, folder=folder, run=publish.send(keeper, record, folder))
-
-
-def _reach(keeper: Tracker, model: str) -> tuple[_Last | None, TrackerError | None]:
-    """The last PASS, or why the tracker cannot be reached.
-
-    That it cannot is told at the end, when the record is safe on disk.
-    """
-    try:
-        keeper.prepare()
-        return publish.last_pass(keeper, model), None
-    except TrackerError as error:
-        return None, error
 
 
 # ── the steps ─────────────────────────────────────────────────────────────────────────────

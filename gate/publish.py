@@ -14,6 +14,8 @@ from gate.records import GateRecord
 from gate.trackers import PastRun, Tracker
 
 RECORD = "record.json"
+LastPass = tuple[PastRun, Mapping[str, Any] | None]
+"""The newest PASS of a model, and its stored record where it has one."""
 
 
 def claim(folder: Path) -> Path:
@@ -92,16 +94,17 @@ def _replace(path: Path, text: str) -> None:
 # ── the tracker ───────────────────────────────────────────────────────────────────────────
 
 
-def last_pass(keeper: Tracker, model: str) -> tuple[PastRun, Mapping[str, Any] | None] | None:
-    """The newest PASS of a model, with its stored record where it has one.
+def reach(keeper: Tracker, model: str) -> tuple[LastPass | None, TrackerError | None]:
+    """The newest PASS of a model, or why the tracker cannot be reached.
 
-    Raises:
-        TrackerError: the tracker cannot be reached.
+    That it cannot is no reason to stop here: it is told at the end, when the record is safe.
     """
-    for past in keeper.past(model):
-        if past.outcome == "pass":
-            return past, keeper.record(past.run)
-    return None
+    try:
+        keeper.prepare()
+        past = next((run for run in keeper.past(model) if run.outcome == "pass"), None)
+        return (past, keeper.record(past.run)) if past else None, None
+    except TrackerError as error:
+        return None, error
 
 
 def send(keeper: Tracker, record: GateRecord, folder: Path) -> str:

@@ -1,6 +1,8 @@
 """The command line: every way in which it can end has its exit code."""
 
 import json
+import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -159,6 +161,28 @@ def test_a_closed_pipe_is_no_verdict(project: Project) -> None:
         assert process.stdout is not None
         process.stdout.close()
     assert process.returncode == 4
+
+
+def test_a_cancelled_job_leaves_nothing_behind(project: Project, tmp_path: Path) -> None:
+    """The signal comes once the run has begun to speak, long before it can end."""
+    private = tmp_path / "private"
+    private.mkdir()
+    command = [sys.executable, "-m", "gate", "run", str(project.policy), "--candidate", str(CNN)]
+    with subprocess.Popen(
+        [*command, "--tracker", "none", "--out", "out"],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        env={**os.environ, "TMPDIR": str(private)},
+        text=True,
+    ) as process:
+        assert process.stderr is not None
+        assert "candidate" in process.stderr.readline()
+        process.send_signal(signal.SIGTERM)
+        told = process.stderr.read()
+    assert process.returncode == 130
+    assert "nothing was decided" in told
+    assert list(private.iterdir()) == []
+    assert list(Path("out").iterdir()) == []
 
 
 # ── the tracker, end to end ───────────────────────────────────────────────────────────────

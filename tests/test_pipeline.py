@@ -48,6 +48,13 @@ def test_a_good_release_passes(project: Project) -> None:
     assert record.examples_evaluated == record.examples_total == 1000
 
 
+def test_the_python_api_tells_the_verdict(project: Project) -> None:
+    finished = gate.run_gate(project.policy, CNN, tracker="none")
+    assert finished.verdict.outcome == "pass"
+    assert finished.exit_code == 0
+    assert (finished.folder / "record.json").is_file()
+
+
 def test_a_collapsed_release_fails(project: Project) -> None:
     record = judged(project, WIDE_RANGE)
     assert record.verdict.outcome == "fail"

@@ -1,5 +1,6 @@
 """A verdict made durable: folder first, tracker last."""
 
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import pytest
 from gate import publish
 from gate.errors import GateError, RecordError, TrackerError, UsageError
 from gate.records import GateRecord
+from gate.trackers import PastRun
 
 
 def test_a_new_folder_is_made_with_its_parents(tmp_path: Path) -> None:
@@ -100,3 +102,58 @@ def test_the_first_error_stays_the_one_that_is_told() -> None:
     publish.leave_trace(Broken(), error, model="m", stage="pr", source="s")  # type: ignore[arg-type]
     assert str(error) == "first"
     assert "refused too" in error.__notes__[0]
+
+
+class Dead:
+    """A tracker that is not there."""
+
+    def prepare(self) -> None:
+        raise TrackerError("nobody home")
+
+
+class Past:
+    """A tracker that remembers."""
+
+    def __init__(self, *outcomes: str) -> None:
+        self.runs = [
+            PastRun(
+                run=f"run-{index}",
+                when=datetime(2026, 1, 1, tzinfo=UTC),
+                stage="pr",
+                outcome=outcome,
+                candidate="c",
+                version=None,
+                metrics={},
+                tags={},
+            )
+            for index, outcome in enumerate(outcomes)
+        ]
+
+    def prepare(self) -> None:
+        pass
+
+    def past(self, model: str) -> list[PastRun]:
+        return self.runs
+
+    def record(self, run: str) -> dict[str, Any]:
+        return {"id": run}
+
+
+def test_a_dead_tracker_is_told_and_does_not_stop_the_run() -> None:
+    last, unreachable = publish.reach(Dead(), "m")  # type: ignore[arg-type]
+    assert last is None
+    assert str(unreachable) == "nobody home"
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "expected"),
+    [
+        ((), None),
+        (("fail", "error", "incomplete", "inconclusive", "waived"), None),
+        (("fail", "pass", "pass"), "run-1"),
+    ],
+)
+def test_the_newest_pass_counts(outcomes: tuple[str, ...], expected: str | None) -> None:
+    last, unreachable = publish.reach(Past(*outcomes), "m")  # type: ignore[arg-type]
+    assert unreachable is None
+    assert (last and last[0].run) == expected
