@@ -170,6 +170,41 @@ def test_the_folder_holds_what_was_promised(project: Project, tmp_path: Path) ->
         assert len(rows["id"]) == 1000
 
 
+@pytest.mark.parametrize("candidate", [CNN, WIDE_RANGE], ids=["good", "bad"])
+def test_the_numbers_are_those_of_the_artifacts(
+    project: Project, tmp_path: Path, candidate: Path
+) -> None:
+    """An independent oracle: plain ONNX Runtime on the files left behind, and scikit-learn."""
+    import onnxruntime
+    from sklearn.metrics import accuracy_score, f1_score
+
+    project.spec["judge"]["budgets"] += [
+        {"metric": "prediction_flips", "at_most": 0.5},
+        {"metric": "accuracy", "max_drop": 0.9, "slice": {"ink": "light"}},
+    ]
+    project.write()
+    out = tmp_path / "out"
+    record = judged(project, candidate, out=out)
+    held_out = project.data("held_out")
+    feeds = {"image": held_out["image"]}
+    fp32, int8 = (
+        onnxruntime.InferenceSession(str(path)).run(None, feeds)[0].argmax(axis=1)
+        for path in (candidate, out / "model.int8.onnx")
+    )
+    shown = {(c.metric, c.slice): c for c in record.comparisons}
+    for where, chosen in ((None, slice(None)), ("ink=light", held_out["ink"] == "light")):
+        target = held_out["target"][chosen]
+        comparison = shown["accuracy", where]
+        assert comparison.reference == pytest.approx(accuracy_score(target, fp32[chosen]))
+        assert comparison.int8 == pytest.approx(accuracy_score(target, int8[chosen]))
+        assert comparison.n == len(target)
+    assert shown["prediction_flips", None].int8 == pytest.approx((fp32 != int8).mean())
+    assert shown["f1_macro", None].int8 == pytest.approx(
+        f1_score(held_out["target"], int8, average="macro")
+    )
+    assert shown["size", None].int8 == (out / "model.int8.onnx").stat().st_size
+
+
 def test_the_default_folder_is_under_dot_gate(project: Project) -> None:
     record = judged(project)
     assert (Path(".gate") / "digits-cnn" / record.id / "record.json").is_file()
