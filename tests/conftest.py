@@ -5,9 +5,13 @@ from datetime import UTC, datetime
 from typing import Any
 
 import pytest
+from hypothesis import settings
 
 from gate.policy import Budget, Policy
 from gate.records import Comparison, Finding, GateRecord
+
+settings.register_profile("gate", deadline=None)  # a busy machine is no failure
+settings.load_profile("gate")
 
 MakeRecord = Callable[..., GateRecord]
 
