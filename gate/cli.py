@@ -157,4 +157,4 @@ def exit_code_of(arguments: Sequence[str] | None = None) -> int:
         traceback.print_exc()
         click.echo("gate: this is a defect of the gate; nothing was decided", err=True)
         return EXIT_ERROR
-    return code if isinstance(code, int) else 0
+    return code if isinstance(code, int) else EXIT_ERROR

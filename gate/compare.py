@@ -198,7 +198,9 @@ class _Pairs:
 
     def fields(self) -> _Fields:
         """The point estimates as fields of `Comparison`: a drop, until something else is asked."""
-        reference, int8 = self._summary(self.fp32), self._summary(self.int8)
+        reference = self._summary(self.fp32)
+        # NaN on any example disqualifies the model, also on the slices that it spares
+        int8 = self._summary(self.int8) if self.problem is None else None
         fields: _Fields = {
             "metric": self.metric.name,
             "n": len(self.int8),
@@ -224,7 +226,7 @@ class _Pairs:
         """Why there is no value."""
         if not np.isfinite(self.fp32.values).all():
             return f"{self.metric.name} has no value: the FP32 model gives NaN or Inf"
-        if not np.isfinite(self.int8.values).all():
+        if self.problem is not None or not np.isfinite(self.int8.values).all():
             problem = self.problem or "the INT8 model gives NaN or Inf"
             return f"{self.metric.name} has no value: {problem}"
         return f"{self.metric.name} is undefined on these {len(self.int8)} examples"

@@ -1,11 +1,13 @@
 """One loop over fixed batches that runs both models, and the rows that it leaves."""
 
 import io
+import math
 import os
 import zipfile
 import zlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -40,6 +42,13 @@ class _Collected:
     int8: dict[str, list[Array]] = field(default_factory=dict)
     broken: list[str] = field(default_factory=list)
     sample: dict[str, list[Array]] = field(default_factory=dict)
+
+
+def first_outputs(runner: Runner, split: Split, batch_size: int) -> dict[str, Array]:
+    """Outputs by name for the first 64 examples or so, in batches of the size that is judged."""
+    batches = islice(split.batches(batch_size), math.ceil(SAMPLE / batch_size))
+    parts = [runner.run(batch.feeds) for batch in batches]
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
 def evaluate(

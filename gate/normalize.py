@@ -6,6 +6,7 @@ that its hash depends on the model alone.
 """
 
 import hashlib
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -66,7 +67,8 @@ def prove_parity(
         raise CandidateError(
             f"candidate {name}: its outputs {sorted(expected)} became {sorted(got)} in conversion"
         )
-    worst = max(_difference(expected[key], got[key], key, name) for key in expected)
+    differences = [_difference(expected[key], got[key], key, name) for key in expected]
+    worst = math.nan if any(map(math.isnan, differences)) else max(differences)
     if not worst <= PARITY:
         raise CandidateError(
             f"candidate {name}: converted to ONNX opset ≥ {MIN_OPSET} it no longer computes the "

@@ -21,7 +21,7 @@ from gate.errors import (
     GateError,
     UsageError,
 )
-from gate.evaluate import Evaluated, demand_baseline, evaluate, rows_of, save_arrays
+from gate.evaluate import Evaluated, demand_baseline, evaluate, first_outputs, rows_of, save_arrays
 from gate.judgeable import unsupported
 from gate.metrics import ARTIFACT_METRICS, ArtifactMetric, Metric
 from gate.normalize import normalize, prove_parity
@@ -129,7 +129,7 @@ def run_gate(
     """Quantize a candidate, measure it against its FP32 self, decide, and record all of it.
 
     Args:
-        policy: a policy file, or one that is loaded already.
+        policy: a file, or one that is loaded already.
         candidate: a path, an MLflow URI or a `torch.nn.Module`; default: the policy's own.
         stage: `release` also registers the INT8 model.
         out: an empty or new folder for the record; default `.gate/<model>/<run>/`.
@@ -268,7 +268,7 @@ def _metrics(
     """The task fitted to the model, and every metric that is judged, expected or shown."""
     policy = run.policy
     assert held_out.targets is not None
-    first = fp32.run(next(held_out.batches(batch_size)).feeds)
+    first = first_outputs(fp32, held_out, batch_size)
     task = tasks.get(policy.task).bind(policy.build, candidate.outputs, held_out.targets, first)
     asked = [budget.metric for budget in policy.judge.budgets]
     if policy.judge.expect_fp32 != "unknown":

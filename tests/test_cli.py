@@ -112,6 +112,11 @@ def test_a_defect_exits_4(
     assert not Path("out/record.json").exists()
 
 
+def test_a_command_that_says_nothing_is_no_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cli, "main", lambda *args, **kwargs: None)
+    assert exit_code_of(["recipes"]) == 4
+
+
 def test_only_the_report_is_on_stdout(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(project, "--tracker", "none", "--format", "json") == 0
     record = json.loads(capsys.readouterr().out)
@@ -324,6 +329,12 @@ def test_judge_refuses_an_alpha_that_the_policy_does_not_allow(
     fields = json.loads((record / "record.json").read_text())
     (record / "record.json").write_text(json.dumps(fields | {"alpha": alpha}))
     assert exit_code_of(["judge", str(record)]) == 4
+
+
+def test_judge_refuses_a_policy_on_other_data(project: Project, record: Path) -> None:
+    project.spec["judge"]["held_out"] = {"path": "nowhere/secret.npz"}
+    project.write()
+    assert exit_code_of(["judge", str(record), "--policy", str(project.policy)]) == 2
 
 
 def test_judge_refuses_rows_that_were_changed(project: Project, record: Path) -> None:

@@ -237,3 +237,18 @@ def test_an_old_opset_beyond_protobufs_limit_is_refused(
     monkeypatch.setattr(module, "PROTOBUF_LIMIT", 1000)
     with pytest.raises(CandidateError, match="over 2 GB"):
         normalized(path, tmp_path / "scratch")
+
+
+@pytest.mark.parametrize("order", [("a", "b"), ("b", "a")])
+def test_nan_in_any_output_has_no_parity(order: tuple[str, str]) -> None:
+    class Converted:
+        def run(self, feeds: Any) -> Any:
+            return {"a": np.ones(2), "b": np.full(2, np.nan)}
+
+    with pytest.raises(CandidateError, match="no longer computes the same"):
+        prove_parity(
+            lambda feeds: {name: np.ones(2) for name in order},
+            Converted(),  # type: ignore[arg-type]
+            {},
+            "m",
+        )

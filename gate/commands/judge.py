@@ -77,10 +77,17 @@ def _demand_same_subject(loaded: LoadedPolicy, record: GateRecord) -> None:
         asked, recorded = getattr(policy, what), getattr(record.policy, what)
         if asked != recorded:
             raise UsageError(f"{loaded.file} is about {what} {asked}; the record is of {recorded}")
+    mine, theirs = loaded.policy.judge.held_out, record.policy.judge.held_out
+    same = (mine.path, mine.limit) == (theirs.path, theirs.limit)
     if pin not in (None, record.policy.judge.held_out.sha256, record.splits.held_out.sha256):
         raise UsageError(
             f"{loaded.file} pins other held-out data than the record was measured on: "
             "run the gate on them"
+        )
+    if not same and pin != record.splits.held_out.sha256:
+        raise UsageError(
+            f"{loaded.file} names other held-out data ({mine.path}) than the record was measured "
+            f"on ({theirs.path}): run the gate on them"
         )
 
 

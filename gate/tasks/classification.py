@@ -320,17 +320,22 @@ def _no_probabilities(output: str, example: int, fault: str) -> DataError:
 
 
 def _refuse_probabilities(problem: Problem, output: str, sample: Array) -> None:
-    """`decode: logits` must not meet a batch that softmax has already been through."""
+    """`decode: logits` must not meet outputs that softmax or sigmoid have already been through.
+
+    A second sigmoid would call every example positive, under both models alike.
+    """
     values, _ = _finite(sample)
-    if problem.kind != "multi-class" or len(values) <= 1:
+    if len(values) <= 1 or np.ptp(values) == 0 or not ((values >= 0) & (values <= 1)).all():
         return
-    inside = bool(((values >= 0) & (values <= 1)).all())
-    if inside and bool((np.abs(values.sum(axis=1) - 1) <= _SUM_EXACT).all()):
-        raise DataError(
-            f"`decode: logits`, but output {output!r} already holds probabilities: all "
-            f"{len(values)} examples of the first batch lie in 0..1 and sum to 1; write "
-            "`decode: probabilities`"
-        )
+    told = "lie in 0..1"
+    if problem.kind == "multi-class":
+        if (np.abs(values.sum(axis=1) - 1) > _SUM_EXACT).any():
+            return
+        told += " and sum to 1"
+    raise DataError(
+        f"`decode: logits`, but output {output!r} already holds probabilities: all "
+        f"{len(values)} examples of the first batch {told}; write `decode: probabilities`"
+    )
 
 
 _ACTIVATIONS: Mapping[str, Callable[[Problem, Array], Array]] = {

@@ -631,12 +631,21 @@ def test_probabilities_are_no_logits():
 
 @pytest.mark.parametrize(
     ("targets", "first"),
+    [([0], [[0.2], [0.8]]), ([0], [0.2, 0.8]), ([[0, 1]], [[0.2, 0.8], [0.3, 0.7]])],
+)
+def test_a_sigmoid_that_has_been_applied_is_not_applied_again(targets, first):
+    with pytest.raises(DataError, match=r"lie in 0\.\.1; write `decode: probabilities`"):
+        bind(targets, first)
+
+
+@pytest.mark.parametrize(
+    ("targets", "first"),
     [
         ([0], [[0.2, 0.3, 0.5]]),
         ([0], [[0.2, 0.3, 0.5], [0.2, 0.3, 0.51]]),
         ([0], [[0.2, 0.3, 0.5], [-0.1, 0.6, 0.5]]),
-        ([0], [[0.2], [0.8]]),
-        ([[0, 1]], [[0.2, 0.8], [0.3, 0.7]]),
+        ([0], [[0.2], [1.8]]),
+        ([[0, 1]], [[0.2, 0.8], [-0.3, 0.7]]),
     ],
 )
 def test_logits_are_taken_for_such(targets, first):
