@@ -5,6 +5,7 @@ MLflow stores is downloaded and its `MLmodel` parsed, never loaded through pyfun
 execute code on load (`.pt2`, MLflow's pytorch flavour) need `trust`.
 """
 
+import copy
 import hashlib
 import logging
 import os
@@ -18,13 +19,14 @@ from typing import Any
 
 import yaml
 
+from gate import artifact
 from gate.errors import CandidateError, UsageError
+from gate.policy import MODEL_URIS
 from gate.records import Array
 
 Outputs = Mapping[str, Array]
 Examples = Callable[[tuple[str, ...]], Mapping[str, Array]]
 """Given a module's parameter names, a few examples by input name, (B, …) each."""
-_URI_SCHEMES = ("models:/", "runs:/", "mlflow-artifacts:/")
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +60,7 @@ def fetch(candidate: Any, *, scratch: Path, trust: bool, examples: Examples) -> 
     if not isinstance(candidate, str | os.PathLike):
         return _module(candidate, f"module:{type(candidate).__name__}", scratch, examples)
     name = os.fspath(candidate)
-    if name.startswith(_URI_SCHEMES):
+    if name.startswith(MODEL_URIS):
         name, path = _download(name, scratch / "download")
         return _local(path, name, scratch=scratch, trust=trust, examples=examples)
     path = Path(name)
@@ -200,12 +202,12 @@ def _module(module: Any, name: str, scratch: Path, examples: Examples) -> Source
         raise UsageError(
             f"candidate: expected a path, an MLflow URI or a torch.nn.Module, not {name}"
         )
-    module = module.eval().cpu()
+    module = copy.deepcopy(module).eval().cpu()  # the caller may go on training it
     feeds = examples(_parameters(module))
     arguments = tuple(torch.from_numpy(_at_least_two(value)) for value in feeds.values())
     free = tuple({0: torch.export.Dim("batch")} for _ in arguments)
     exported = _traced(torch, name, module, arguments, free)
-    sha256 = _sha256_of_weights(module)
+    sha256 = _sha256_of_program(torch, exported)
     return _to_onnx(
         exported, module, name=name, sha256=sha256, scratch=scratch, inputs=tuple(feeds)
     )
@@ -217,8 +219,7 @@ def _exported_program(path: Path, name: str, scratch: Path) -> Source:
         program = torch.export.load(path)
     except (RuntimeError, ValueError, KeyError, OSError, zipfile.BadZipFile) as error:
         raise CandidateError(f"candidate {name} is not a .pt2 program: {_first(error)}") from error
-    with path.open("rb") as stream:
-        sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
+    sha256 = artifact.sha256_of(path)
     return _to_onnx(program, program.module(), name=name, sha256=sha256, scratch=scratch)
 
 
@@ -264,12 +265,15 @@ def _to_onnx(
     return Source(onnx=path, name=name, sha256=sha256, reference=reference)
 
 
-def _sha256_of_weights(module: Any) -> str:
-    """sha256 of a module's printed structure and its weights, by name."""
-    digest = hashlib.sha256(repr(module).encode())
-    for key, tensor in sorted(module.state_dict().items()):
+def _sha256_of_program(torch: Any, program: Any) -> str:
+    """sha256 of what a traced module computes, and of its weights and constants, by name."""
+    digest = hashlib.sha256()
+    for name, part in program.graph_module.named_modules():
+        digest.update(f"{name} {getattr(part, 'code', '')}".encode())
+    for key, value in sorted({**program.constants, **program.state_dict}.items()):
+        tensor = torch.as_tensor(value).detach().contiguous()
         digest.update(f"{key} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.contiguous().numpy().tobytes())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
 
 

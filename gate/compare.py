@@ -143,7 +143,9 @@ def _draft(
 ) -> _Draft | str:
     """What there is to compare, or why there is nothing."""
     if isinstance(metric, ArtifactMetric) and budget.metric in artifacts:
-        return _artifact(budget, metric, *artifacts[budget.metric])
+        # what gives NaN is no model, however small it is
+        broken = next(iter(evaluation.problems.values()), None)
+        return broken or _artifact(budget, metric, *artifacts[budget.metric])
     if not isinstance(metric, Metric) or not _observed(metric, evaluation):
         return f"{budget.metric} was not measured"
     draft = _judged(budget, _Pairs.of(metric, evaluation, sample.index))

@@ -5,26 +5,24 @@ and the order of the file. Unit and slice columns are not part of it, nor is a t
 that needs none. `gate.identity` says how it is made.
 """
 
-import hashlib
-import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from itertools import combinations
 from pathlib import Path
 
 import numpy as np
 
-from gate import formats, identity
+from gate import artifact, formats, identity
 from gate.errors import DataError, OverlapError, UsageError
 from gate.policy import DataSource, Policy, Preprocess
-from gate.preprocess import described, fit
+from gate.preprocess import fit
 from gate.records import Array, Candidate, Column, Split, SplitInfo, TensorSpec
+from gate.table import Table, by_role, take
 
-_BLOCK_BYTES = 4 << 20
-_BLOCK_ROWS = 65536
+Prepare = Callable[[Array], Array]
 _SHOWN = 5
 _DEFAULT_BATCH = 64
+
 _LAST_CODE = 0x10FFFF
 _SURROGATES = (0xD800, 0xDFFF)
 
@@ -53,10 +51,10 @@ def open_split(
     path = locate(name, source, base)
     where = f"{name} ({path})"
     columns = formats.of(path, source.format).read(path, scratch)
-    table = _by_role(where, columns, inputs, needs_target=needs_target)
+    table = by_role(where, columns, inputs, needs_target=needs_target)
     prepare = fit(where, table.inputs, inputs, preprocess)
-    rows = _sample(name, len(table), source.limit, seed)
-    examples = _identify(table, rows)
+    rows = _sample(table, source.limit, seed=seed, split=name)
+    examples = _identify(table, rows, prepare if preprocess else None)
     _check_pin(source, path, table, examples)
     return Split(
         name=name,
@@ -147,93 +145,6 @@ def batch_size(policy: Policy, candidate: Candidate, splits: Iterable[Split]) ->
     return size
 
 
-# ── roles of columns ──────────────────────────────────────────────────────────────────────
-
-
-@dataclass(frozen=True, slots=True)
-class _Table:
-    """A file's columns by what they are for."""
-
-    where: str
-    inputs: Mapping[str, Column]
-    target: Column | None
-    id: Column | None
-    unit: Column | None
-    slices: Mapping[str, Column]
-
-    def __len__(self) -> int:
-        return next(iter(self.inputs.values())).shape[0]
-
-
-def _by_role(
-    where: str, columns: Mapping[str, Column], inputs: Sequence[TensorSpec], *, needs_target: bool
-) -> _Table:
-    _require_inputs(where, columns, inputs)
-    rest = dict(columns)
-    table = _Table(
-        where=where,
-        inputs={spec.name: rest.pop(spec.name) for spec in inputs},
-        target=_special(where, rest, "target", ranks=(1, 2)) if needs_target else None,
-        id=_special(where, rest, "id", ranks=(1,)),
-        unit=_special(where, rest, "unit", ranks=(1,)),
-        slices={name: column for name, column in rest.items() if name != "target"},
-    )
-    if needs_target and table.target is None:
-        raise DataError(
-            f"{where} has no column 'target', which the metrics need; it has {_shapes(columns)}: "
-            "add the true labels under that name"
-        )
-    _require_slices(where, table.slices, inputs)
-    if len(table) == 0:
-        raise DataError(f"{where} is empty; it needs at least one example")
-    return table
-
-
-def _require_inputs(
-    where: str, columns: Mapping[str, Column], inputs: Sequence[TensorSpec]
-) -> None:
-    if not inputs:
-        raise DataError(f"{where} has nothing to feed: the model has no inputs")
-    wanted = [spec.name for spec in inputs]
-    missing = [name for name in wanted if name not in columns]
-    if not missing:
-        return
-    spare = [name for name in columns if name not in wanted]
-    close = [(found, name) for name in missing for found in get_close_matches(name, spare, n=1)]
-    hint = " and ".join(f"rename {found!r} to {name!r}" for found, name in close)
-    raise DataError(
-        f"{where} has no column {', '.join(map(repr, missing))}. The model's inputs are "
-        f"{described(inputs)}; the file has {_shapes(columns)}: "
-        f"{hint or 'save each input under its own name'}"
-    )
-
-
-def _special(
-    where: str, rest: dict[str, Column], name: str, ranks: tuple[int, ...]
-) -> Column | None:
-    column = rest.pop(name, None)
-    if column is not None and len(column.shape) not in ranks:
-        allowed = "(N,)" if ranks == (1,) else "(N,) or (N, L)"
-        raise DataError(f"{where}: column {name!r} is {column.shape}; it has to be {allowed}")
-    return column
-
-
-def _require_slices(where: str, slices: Mapping[str, Column], inputs: Sequence[TensorSpec]) -> None:
-    for name, column in slices.items():
-        if len(column.shape) > 1:
-            close = get_close_matches(name, [spec.name for spec in inputs], n=1)
-            hint = f"did you mean {close[0]!r}? Rename it" if close else "rename it"
-            raise DataError(
-                f"{where}: column {name!r} {column.shape} is no input of the model, which are "
-                f"{described(inputs)}, and has too many axes for a slice column: {hint}, or leave "
-                "it out"
-            )
-
-
-def _shapes(columns: Mapping[str, Column]) -> str:
-    return ", ".join(f"{name} {column.shape}" for name, column in columns.items())
-
-
 # ── identity of examples ──────────────────────────────────────────────────────────────────
 
 
@@ -249,29 +160,38 @@ class _Examples:
     sha256: str
 
 
-def _sample(name: str, n: int, limit: int | None, seed: int) -> Array:
-    """(min(n, limit),) of int64, ascending: all rows, or a sample drawn for this split."""
-    if limit is None or limit >= n:
-        return np.arange(n, dtype=np.int64)
-    rng = np.random.default_rng([seed, *name.encode()])
-    return np.sort(rng.choice(n, size=limit, replace=False)).astype(np.int64)
+def _sample(table: Table, limit: int | None, *, seed: int, split: str) -> Array:
+    """(min(N, limit),) of int64, ascending: all rows, or those whose lots come first.
+
+    An example's lot is drawn from what it is, never from where it stands, so that the order of
+    the file chooses nothing. Without ids that takes one pass over the inputs.
+    """
+    every = np.arange(len(table), dtype=np.int64)
+    if limit is None or limit >= len(table):
+        return every
+    if table.id is not None:
+        told = {"id": _explicit_ids(table.where, table.id, every)}
+    else:
+        hashed = [identity.hash_rows(blocks) for _, blocks in table.blocks(every)]
+        others = {f"column {name}": take(column, every) for name, column in table.others.items()}
+        told = {"inputs": np.concatenate(hashed), **others}
+    return np.sort(np.argsort(identity.lots(told, seed, split), kind="stable")[:limit])
 
 
-def _identify(table: _Table, rows: Array) -> _Examples:
+def _identify(table: Table, rows: Array, prepare: Prepare | None) -> _Examples:
+    """`prepare` is what makes different raw values the same to the model, where there is such."""
     explicit = None if table.id is None else _explicit_ids(table.where, table.id, rows)
-    hashes = _hash_inputs(table, rows, explicit)
+    hashes, content = _hash_inputs(table, rows, explicit, prepare)
     labels = identity.heads(hashes) if explicit is None else explicit
-    others = {"target": table.target, "unit": table.unit, **table.slices}
     values = {
         name: _checked(table.where, name, column, rows, labels)
-        for name, column in others.items()
-        if column is not None
+        for name, column in table.others.items()
     }
     ids = identity.distinct(labels, list(values.values())) if explicit is None else explicit
     targets, unit = values.pop("target", None), values.pop("unit", None)
     return _Examples(
         ids=ids,
-        content=hashes[:, :16].copy(),
+        content=content[:, :16].copy(),
         targets=targets,
         slices=values,
         unit=unit,
@@ -280,13 +200,13 @@ def _identify(table: _Table, rows: Array) -> _Examples:
 
 
 def _checked(where: str, name: str, column: Column, rows: Array, labels: Array) -> Array:
-    values = _take(column, rows)
+    values = take(column, rows)
     _refuse_bad(where, name, values, rows, labels)
     return values
 
 
 def _explicit_ids(where: str, column: Column, rows: Array) -> Array:
-    raw = _take(column, rows)
+    raw = take(column, rows)
     if raw.dtype.kind not in "iuU":
         raise DataError(f"{where}: column 'id' is {raw.dtype}; ids are text or integers")
     _refuse_bad(where, "id", raw, rows, labels=None)
@@ -301,27 +221,20 @@ def _explicit_ids(where: str, column: Column, rows: Array) -> Array:
     return ids
 
 
-def _hash_inputs(table: _Table, rows: Array, ids: Array | None) -> Array:
-    """(N, 32) uint8: sha256 of each example's inputs, read once, in blocks."""
-    columns = table.inputs.values()
-    size = sum(math.prod(c.shape[1:]) * c.dtype.itemsize for c in columns)
-    step = max(1, min(_BLOCK_ROWS, _BLOCK_BYTES // max(1, size)))
-    hashes = np.empty((len(rows), 32), dtype=np.uint8)
-    for start in range(0, len(rows), step):
-        part = slice(start, start + step)
-        blocks = {name: _take(column, rows[part]) for name, column in table.inputs.items()}
-        hashes[part] = identity.hash_rows(blocks)
-        labels = identity.heads(hashes[part]) if ids is None else ids[part]
+def _hash_inputs(
+    table: Table, rows: Array, ids: Array | None, prepare: Prepare | None
+) -> tuple[Array, Array]:
+    """(N, 32) uint8 each: sha256 of the inputs as stored, and as the model gets them; read once."""
+    stored = np.empty((len(rows), 32), dtype=np.uint8)
+    prepared = np.empty_like(stored) if prepare else stored
+    for part, blocks in table.blocks(rows):
+        stored[part] = identity.hash_rows(blocks)
+        labels = identity.heads(stored[part]) if ids is None else ids[part]
         for name, block in blocks.items():
             _refuse_bad(table.where, name, block, rows[part], labels)
-    return hashes
-
-
-def _take(column: Column, rows: Array) -> Array:
-    """The rows, ascending, as a contiguous array; neighbours without an index copy."""
-    neighbours = len(rows) > 0 and int(rows[-1]) - int(rows[0]) + 1 == len(rows)
-    index = slice(int(rows[0]), int(rows[-1]) + 1) if neighbours else rows
-    return np.ascontiguousarray(column[index])
+        if prepare:
+            prepared[part] = identity.hash_rows({n: prepare(block) for n, block in blocks.items()})
+    return stored, prepared
 
 
 def _refuse_bad(where: str, name: str, block: Array, rows: Array, labels: Array | None) -> None:
@@ -343,26 +256,22 @@ def _refuse_bad(where: str, name: str, block: Array, rows: Array, labels: Array 
         )
 
 
-def _check_pin(source: DataSource, path: Path, table: _Table, examples: _Examples) -> None:
+def _check_pin(source: DataSource, path: Path, table: Table, examples: _Examples) -> None:
     """The pin is the file's sha256, or the digest of all of its examples."""
     if source.sha256 is None:
         return
-    of_file = _file_sha256(path) if path.is_file() else "a folder has none"
+    of_file = artifact.sha256_of(path) if path.is_file() else "a folder has none"
     if source.sha256 == of_file:
         return
     sampled = len(examples.ids) < len(table)
-    content = _identify(table, np.arange(len(table))).sha256 if sampled else examples.sha256
+    every = np.arange(len(table))
+    content = _identify(table, every, None).sha256 if sampled else examples.sha256
     if source.sha256 != content:
         raise DataError(
             f"{table.where} is not the data that the policy pins: pinned {source.sha256}, file "
             f"{of_file}, content {content}. Restore the pinned data, or, if the change is meant, "
             "write the file's or the content's sha256 into the policy"
         )
-
-
-def _file_sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _listed(ids: Array) -> str:

@@ -4,7 +4,7 @@ Nothing here depends on a file's format, on the order of its rows, or on the mac
 
 - hash of a row: sha256 of the names, dtypes and shapes of its columns, then their little-endian
   C-order bytes, both in the order of the names; text counts as UTF-32-LE without padding, with
-  its length before it.
+  its length before it, and minus zero as zero.
 - id of an example that brings none: `x` and the first 16 hex digits of its inputs' hash; what
   occurs again gets `-2`, `-3`, … in the order of its other columns' values.
 - digest of a split: sha256 of the sorted hashes of every example's id, inputs' hash and target.
@@ -36,6 +36,12 @@ def hash_rows(columns: Mapping[str, Array]) -> Array:
             state.update(cell)
         hashes += state.digest()
     return np.frombuffer(bytes(hashes), dtype=np.uint8).reshape(-1, 32)
+
+
+def lots(columns: Mapping[str, Array], seed: int, purpose: str) -> Array:
+    """Columns (B, …) by name -> (B,) keys to sort by: a lottery that no order of rows decides."""
+    salt = np.array([f"{seed} {purpose}"])
+    return keys(hash_rows(dict(columns) | {"": salt.repeat(len(next(iter(columns.values()))))}))
 
 
 def digest(ids: Array, hashes: Array, targets: Array | None) -> str:
@@ -80,6 +86,8 @@ def _row_bytes(block: Array) -> Iterator[bytes | memoryview]:
     if block.dtype.kind == "U":
         yield from _row_texts(little)
         return
+    if block.dtype.kind == "f":
+        little = little + 0.0  # minus zero is the same value as zero
     data = little.reshape(-1).view(np.uint8).data
     size = len(data) // max(1, len(block))
     for row in range(len(block)):

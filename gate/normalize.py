@@ -5,7 +5,6 @@ nodes, no initializers among its inputs, folded constants, inferred shapes, and 
 that its hash depends on the model alone.
 """
 
-import hashlib
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
@@ -13,14 +12,14 @@ from typing import Any
 
 import numpy as np
 
+from gate import artifact
+from gate import graph as graphs
 from gate.backends import Backend, Runner
 from gate.errors import CandidateError
 from gate.records import Array, Candidate
 
 MIN_OPSET = 17
 MIN_IR = 8
-PROTOBUF_LIMIT = 1_900_000_000
-"""Bytes of weights; protobuf refuses messages of 2 GiB, and even to count their bytes."""
 PARITY = 1e-3
 """Largest difference between two forms of one model, as a share of the output's largest value."""
 
@@ -35,40 +34,38 @@ def normalize(
     Raises:
         CandidateError: it cannot be converted; says which step failed and what to do.
     """
-    sha256 = sha256 or sha256_of_onnx(onnx_file)
+    of_file = sha256_of_onnx(onnx_file)
     model = _load(onnx_file)
-    big = sum(tensor.ByteSize() for tensor in _tensors(model.graph)) > PROTOBUF_LIMIT
-    steps = [step for step in (_clean(model), _name_nodes(model)) if step]
+    if sha256_of_onnx(onnx_file) != of_file:
+        raise CandidateError(f"candidate {name} was changed while it was read: run the gate again")
+    steps = [*_clean(model)]
     opset = opset_of(model, name)
     if opset < MIN_OPSET:
-        model = _raise_opset(model, name, opset, big=big)
+        model = _raise_opset(model, name, opset)
         steps.append(f"opset {opset} -> {MIN_OPSET}")
     model.ir_version = max(model.ir_version, MIN_IR)
     cleaned, destination = scratch / "cleaned.onnx", scratch / "model.fp32.onnx"
-    _save(model, cleaned, big=big)
+    graphs.write(model, cleaned)
     backend.optimize(cleaned, destination)
     _infer_shapes(destination, name)
-    return _describe(destination, name, sha256, backend.open(destination, threads=threads), steps)
+    return _describe(
+        destination, name, sha256 or of_file, backend.open(destination, threads=threads), steps
+    )
 
 
 def prove_parity(
     reference: Callable[[Mapping[str, Array]], Mapping[str, Array]],
     normalised: Runner,
-    feeds: Mapping[str, Array],
+    batches: Iterable[Mapping[str, Array]],
     name: str,
 ) -> float:
-    """Largest relative difference of the outputs of `reference` and `normalised` on `feeds`.
+    """Largest relative difference of the outputs of `reference` and `normalised` on any batch.
 
     Raises:
         CandidateError: outputs are missing, of another shape, or differ by more than `PARITY`.
     """
-    expected, got = reference(feeds), normalised.run(feeds)
-    if set(expected) != set(got):
-        raise CandidateError(
-            f"candidate {name}: its outputs {sorted(expected)} became {sorted(got)} in conversion"
-        )
-    differences = [_difference(expected[key], got[key], key, name) for key in expected]
-    worst = math.nan if any(map(math.isnan, differences)) else max(differences)
+    found = [_apart(reference(feeds), normalised.run(feeds), name) for feeds in batches]
+    worst = math.nan if any(map(math.isnan, found)) else max(found)
     if not worst <= PARITY:
         raise CandidateError(
             f"candidate {name}: converted to ONNX opset ≥ {MIN_OPSET} it no longer computes the "
@@ -76,6 +73,16 @@ def prove_parity(
             "Export it again with a newer opset"
         )
     return worst
+
+
+def _apart(expected: Mapping[str, Array], got: Mapping[str, Array], name: str) -> float:
+    """Largest relative difference of any output; NaN where one is NaN in one form alone."""
+    if set(expected) != set(got):
+        raise CandidateError(
+            f"candidate {name}: its outputs {sorted(expected)} became {sorted(got)} in conversion"
+        )
+    differences = [_difference(expected[key], got[key], key, name) for key in expected]
+    return math.nan if any(map(math.isnan, differences)) else max(differences)
 
 
 def _difference(expected: Array, got: Array, key: str, name: str) -> float:
@@ -92,11 +99,6 @@ def _difference(expected: Array, got: Array, key: str, name: str) -> float:
         return 0.0
     scale = max(float(np.abs(left[np.isfinite(left)]).max(initial=0.0)), 1e-6)
     return float(np.abs(np.where(same, 0.0, left - right)).max() / scale)
-
-
-def sha256_of(path: Path) -> tuple[str, int]:
-    """sha256 and size in bytes of a normalised model, its external data file included."""
-    return _digest(file for file in (path, path.with_name(path.name + ".data")) if file.is_file())
 
 
 def opset_of(model: Any, name: str) -> int:
@@ -122,17 +124,13 @@ def _load(path: Path) -> Any:
         raise CandidateError(f"candidate {path}: its weights cannot be read: {error}") from error
 
 
-def _clean(model: Any) -> str | None:
-    """Drop metadata, and initializers listed among the inputs."""
+def _clean(model: Any) -> Iterator[str]:
+    """Metadata gone, initializers off the inputs, every node named; what was done."""
     _strip(model)
-    held = {tensor.name for tensor in model.graph.initializer}
-    inputs = [value for value in model.graph.input if value.name not in held]
-    dropped = len(model.graph.input) - len(inputs)
-    if not dropped:
-        return None
-    del model.graph.input[:]
-    model.graph.input.extend(inputs)
-    return f"{dropped} initializers taken off the inputs"
+    if dropped := graphs.drop_weight_inputs(model):
+        yield f"{dropped} initializers taken off the inputs"
+    if renamed := graphs.name_nodes(model):
+        yield f"{renamed} nodes named"
 
 
 def _strip(model: Any) -> None:
@@ -152,33 +150,14 @@ def _strip_graph(graph: Any) -> None:
         del item.metadata_props[:]
         item.doc_string = ""
     for node in graph.node:
-        for attribute in node.attribute:
-            for body in (*attribute.graphs, *([attribute.g] if attribute.HasField("g") else [])):
-                _strip_graph(body)
+        for body in graphs.subgraphs(node):
+            _strip_graph(body)
 
 
-def _name_nodes(model: Any) -> str | None:
-    """Every node of the main graph gets a name of its own."""
-    taken: set[str] = set()
-    renamed = 0
-    for index, node in enumerate(model.graph.node):
-        if not node.name or node.name in taken:
-            node.name = _free(f"{node.name or node.op_type}_{index}", taken)
-            renamed += 1
-        taken.add(node.name)
-    return f"{renamed} nodes named" if renamed else None
-
-
-def _free(name: str, taken: set[str]) -> str:
-    while name in taken:
-        name += "_"
-    return name
-
-
-def _raise_opset(model: Any, name: str, opset: int, *, big: bool) -> Any:
+def _raise_opset(model: Any, name: str, opset: int) -> Any:
     from onnx import version_converter
 
-    if big:
+    if graphs.is_large(model):
         raise CandidateError(
             f"candidate {name} has opset {opset} and over 2 GB, which ONNX's converter cannot "
             f"take; export it again with opset ≥ {MIN_OPSET}"
@@ -191,19 +170,6 @@ def _raise_opset(model: Any, name: str, opset: int, *, big: bool) -> Any:
             f"candidate {name} has opset {opset}, and ONNX cannot raise it to {MIN_OPSET}: "
             f"{first}. Export it again with opset ≥ {MIN_OPSET}"
         ) from error
-
-
-def _save(model: Any, path: Path, *, big: bool) -> None:
-    import onnx
-
-    onnx.save_model(
-        model,
-        path,
-        save_as_external_data=big,
-        all_tensors_to_one_file=True,
-        location=path.name + ".data",
-        size_threshold=1024,
-    )
 
 
 def _infer_shapes(path: Path, name: str) -> None:
@@ -219,7 +185,7 @@ def _infer_shapes(path: Path, name: str) -> None:
 def _describe(path: Path, name: str, sha256: str, runner: Runner, steps: list[str]) -> Candidate:
     import onnx
 
-    fp32_sha256, size = sha256_of(path)
+    fp32_sha256, size = artifact.measured(artifact.files(path))
     return Candidate(
         path=path,
         sha256=sha256,
@@ -244,7 +210,7 @@ def sha256_of_onnx(path: Path) -> str:
     Raises:
         CandidateError: the file is not ONNX, or its external data lies outside its folder.
     """
-    return _digest((path, *external_files(path)))[0]
+    return artifact.measured((path, *external_files(path)))[0]
 
 
 def external_files(path: Path) -> tuple[Path, ...]:
@@ -294,30 +260,7 @@ def _locations(model: Any) -> set[str]:
     from onnx import TensorProto
 
     found = set()
-    for tensor in _tensors(model.graph):
+    for tensor in graphs.tensors(model):
         if tensor.data_location == TensorProto.EXTERNAL:
             found |= {entry.value for entry in tensor.external_data if entry.key == "location"}
     return found
-
-
-def _tensors(graph: Any) -> Iterator[Any]:
-    """Every tensor of a graph: initializers and attributes, subgraphs included."""
-    yield from graph.initializer
-    for node in graph.node:
-        for attribute in node.attribute:
-            if attribute.HasField("t"):
-                yield attribute.t
-            yield from attribute.tensors
-            for body in (*attribute.graphs, *([attribute.g] if attribute.HasField("g") else [])):
-                yield from _tensors(body)
-
-
-def _digest(files: Iterable[Path]) -> tuple[str, int]:
-    """sha256 and number of the bytes of all files, one after the other."""
-    digest, size = hashlib.sha256(), 0
-    for file in files:
-        with file.open("rb") as stream:
-            while block := stream.read(1 << 20):
-                digest.update(block)
-                size += len(block)
-    return digest.hexdigest(), size

@@ -27,6 +27,8 @@ THRESHOLDS: tuple[Threshold, ...] = (
 Scalar = str | int | float | bool
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+MODEL_URIS = ("models:/", "runs:/")
+"""How the address of a model in MLflow begins."""
 WRITTEN = "written by a person"
 """Validation context of a policy file: the forms that only a record holds are refused there."""
 

@@ -13,14 +13,13 @@ from typing import Any
 from pydantic import ValidationError
 
 from gate.errors import Mark, PolicyError
-from gate.policy import WRITTEN, Policy
+from gate.policy import MODEL_URIS, WRITTEN, Policy
 from gate.policy_faults import Finding, dotted, faults, shown
 from gate.strict_yaml import Document, Loc, Node, load, merge
 
 _DATA = (("build", "calibration"), ("build", "tuning"), ("judge", "held_out"))
 _MODELS = (("build", "candidate"), ("judge", "anchor"))
 _URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
-_MODEL_URIS = ("models:/", "runs:/")
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,7 +240,7 @@ def _model_address(written: Document, loc: Loc) -> Finding | None:
     text = written.value(*loc)
     if text == "":
         return written.mark(*loc), f"{dotted(loc)} is empty; write a path or delete it"
-    if isinstance(text, str) and _URI.match(text) and not text.startswith(_MODEL_URIS):
+    if isinstance(text, str) and _URI.match(text) and not text.startswith(MODEL_URIS):
         return (
             written.mark(*loc),
             f"{shown(text)} is a URI of a kind that is not known; write a local path, "

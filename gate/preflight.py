@@ -14,13 +14,12 @@ from gate import formats, tasks
 from gate.door import unknown
 from gate.errors import DataError, UsageError
 from gate.metrics import ARTIFACT_METRICS
-from gate.policy import Budget, DataSource, ExpectFp32
+from gate.policy import MODEL_URIS, Budget, DataSource, ExpectFp32
 from gate.policy_faults import Finding
 from gate.policy_file import LoadedPolicy, raise_all
 from gate.strict_yaml import Loc
 from gate.tasks import Task
 
-_MODEL_URIS = ("models:/", "runs:/")
 _NO_SLICES = ("id", "unit")
 _PERCENT = 100
 _Shapes = Mapping[str, tuple[int, ...]]
@@ -212,7 +211,7 @@ def _absent_features(loaded: LoadedPolicy) -> Iterator[Finding]:
 
 def _candidate(loaded: LoadedPolicy) -> Iterator[Finding]:
     named = loaded.policy.build.candidate
-    if named is None or named.startswith(_MODEL_URIS):
+    if named is None or named.startswith(MODEL_URIS):
         return
     if not os.path.exists(loaded.resolve(named)):
         yield loaded.mark("build", "candidate"), _absent(loaded, named)

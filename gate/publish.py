@@ -14,23 +14,59 @@ from gate.records import GateRecord
 from gate.trackers import PastRun, Tracker
 
 RECORD = "record.json"
+RUNS = Path(".gate")
+"""Where runs without `--out` go."""
+_CLAIM = ".gate.lock"
 LastPass = tuple[PastRun, Mapping[str, Any] | None]
 """The newest PASS of a model, and its stored record where it has one."""
 
 
-def claim(folder: Path) -> Path:
-    """A folder for a record: made, shown to be writable, and empty.
+@contextmanager
+def claimed(folder: Path | None) -> Iterator[Path | None]:
+    """A folder for one record: made, writable, empty, and nobody else's until the block ends.
+
+    None for the default, which is made when the record is written.
 
     Raises:
-        UsageError: it holds something, or cannot be written.
+        UsageError: it holds something, another run claims it, or it cannot be written.
     """
-    demand_writable(folder)
-    occupied = next(folder.iterdir(), None)
+    from filelock import FileLock, Timeout
+
+    demand_writable(folder or RUNS)
+    if folder is None:
+        yield None
+        return
+    claim = folder / _CLAIM
+    try:
+        with FileLock(claim, timeout=0):
+            try:
+                _demand_empty(folder)
+                yield folder
+            finally:
+                claim.unlink(missing_ok=True)
+    except Timeout as error:
+        raise UsageError(
+            f"--out {folder} is being written by another run: name another folder"
+        ) from error
+
+
+def _demand_empty(folder: Path) -> None:
+    occupied = next((file for file in folder.iterdir() if file.name != _CLAIM), None)
     if occupied is not None:
         raise UsageError(
             f"--out {folder} is not empty (it holds {occupied.name}): name a new folder, "
             "a record is never overwritten"
         )
+
+
+def made(folder: Path) -> Path:
+    """A folder that was not there before.
+
+    Raises:
+        RecordError: it cannot be made.
+    """
+    with writing(folder):
+        folder.mkdir(parents=True)
     return folder
 
 
@@ -102,9 +138,17 @@ def reach(keeper: Tracker, model: str) -> tuple[LastPass | None, TrackerError | 
     try:
         keeper.prepare()
         past = next((run for run in keeper.past(model) if run.outcome == "pass"), None)
-        return (past, keeper.record(past.run)) if past else None, None
+        return (past, _stored(keeper, past)) if past else None, None
     except TrackerError as error:
         return None, error
+
+
+def _stored(keeper: Tracker, past: PastRun) -> Mapping[str, Any] | None:
+    """A past record; one that is damaged is as good as lost, and `since` says what that means."""
+    try:
+        return keeper.record(past.run)
+    except RecordError:
+        return None
 
 
 def send(keeper: Tracker, record: GateRecord, folder: Path) -> str:
@@ -127,9 +171,15 @@ def unsent(error: TrackerError, folder: Path) -> TrackerError:
     )
 
 
-def leave_trace(keeper: Tracker, error: GateError, **where: str) -> None:
+@contextmanager
+def tracing(keeper: Tracker | None, **where: str) -> Iterator[None]:
     """Keep the trace of a run that could not judge; the first error stays the one that is told."""
     try:
-        keeper.log_error(error=str(error), **where)
-    except TrackerError as second:
-        error.add_note(f"gate: and the tracker could not keep the trace of this: {second}")
+        yield
+    except GateError as error:
+        if keeper is not None:
+            try:
+                keeper.log_error(error=str(error), **where)
+            except TrackerError as second:
+                error.add_note(f"gate: and the tracker could not keep the trace of this: {second}")
+        raise

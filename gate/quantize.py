@@ -1,11 +1,11 @@
 """Runs the recipe, and proves that its result runs as INT8."""
 
-import hashlib
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from gate import artifact
 from gate.backends import Backend, Ranges
 from gate.errors import QuantizationError
 from gate.recipes import Recipe
@@ -14,7 +14,6 @@ from gate.records import Array, Batch, Candidate, Int8Model, Kernel, Split
 Run = Callable[[Mapping[str, Array]], Mapping[str, Array]]
 Calibrate = Callable[[Run, Iterable[Batch], Sequence[str]], Ranges]
 _NAMED = 5
-_CHUNK = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,11 +62,11 @@ def quantize(
     after = backend.profile(destination, sample_feeds)
     proof = prove(before, after)
     _check_exclusions(before, proof, recipe)
-    files = artifact_files(destination)
+    sha256, size = artifact.measured(artifact.files(destination))
     return Int8Model(
         path=destination,
-        sha256=_digest(files),
-        bytes=sum(file.stat().st_size for file in files),
+        sha256=sha256,
+        bytes=size,
         recipe=recipe,
         quantized_nodes=proof.quantized_nodes,
         skipped_nodes=proof.skipped_nodes,
@@ -106,12 +105,6 @@ def source_node(kernel: str, nodes: Collection[str]) -> str | None:
     ends = [index for index, letter in enumerate(kernel) if letter in "_/"]
     heads = (kernel[:end] for end in (len(kernel), *reversed(ends)))
     return next((head for head in heads if head in nodes), None)
-
-
-def artifact_files(model: Path) -> tuple[Path, ...]:
-    """The files of an artifact: the model, and the weights beside it where there are any."""
-    weights = model.with_name(f"{model.name}.data")
-    return (model, weights) if weights.exists() else (model,)
 
 
 def _demand(calibration: Split | None, recipe: Recipe) -> Split:
@@ -165,12 +158,3 @@ def _nothing_ran(kernels: Sequence[Kernel]) -> str:
 def _few(names: Sequence[str]) -> str:
     shown = ", ".join(names[:_NAMED])
     return shown if len(names) <= _NAMED else f"{shown} and {len(names) - _NAMED} more"
-
-
-def _digest(files: Sequence[Path]) -> str:
-    digest = hashlib.sha256()
-    for file in files:
-        with file.open("rb") as stream:
-            while chunk := stream.read(_CHUNK):
-                digest.update(chunk)
-    return digest.hexdigest()

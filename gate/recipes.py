@@ -1,10 +1,11 @@
 """Named INT8 recipes, as data."""
 
 from collections.abc import Mapping
-from difflib import get_close_matches
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
+
+from gate.door import unknown
 
 IntegerType = Literal["int8", "uint8"]
 
@@ -99,19 +100,12 @@ def resolve(spec: str | Mapping[str, Any]) -> Recipe:
     changes = {key: value for key, value in spec.items() if key != "base"}
     for key in changes:
         if key not in REFINABLE:
-            raise UnknownRecipeError(_unknown("recipe key", key, REFINABLE), key)
+            raise UnknownRecipeError(unknown("recipe key", key, tuple(sorted(REFINABLE))), key)
     frozen = {k: tuple(v) if isinstance(v, list) else v for k, v in changes.items()}
     return Recipe.model_validate(preset.model_dump() | frozen, strict=True)
 
 
 def _preset(name: object, *, key: str | None) -> Recipe:
     if not isinstance(name, str) or name not in RECIPES:
-        raise UnknownRecipeError(_unknown("recipe", name, RECIPES), key)
+        raise UnknownRecipeError(unknown("recipe", name, tuple(sorted(RECIPES))), key)
     return RECIPES[name]
-
-
-def _unknown(kind: str, name: object, known: Mapping[str, Any] | frozenset[str]) -> str:
-    names = sorted(known)
-    close = get_close_matches(str(name), names, n=1)
-    hint = f"; did you mean {close[0]!r}?" if close else "."
-    return f"unknown {kind} {name!r}{hint} Known: {', '.join(names)}"

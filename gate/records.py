@@ -100,7 +100,8 @@ class Split:
     explicit_ids: bool
     """Whether the data brought ids; otherwise they derive from each example's content."""
     content: Array
-    """(N, 16) uint8: the head of sha256 of each example's inputs, for overlap and duplicates."""
+    """(N, 16) uint8: the head of sha256 of each example's inputs, as the model gets them: for
+    overlap and duplicates."""
     inputs: Mapping[str, Column]
     """(N, …) per model input, raw."""
     targets: Array | None

@@ -194,6 +194,29 @@ def test_the_hash_of_a_module_is_that_of_its_weights(module: Any, tmp_path: Path
     assert hashes[0] == hashes[1] != hashes[2]
 
 
+def test_the_same_weights_in_other_code_are_another_candidate(tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+
+    class Net(torch.nn.Module):  # type: ignore[misc,name-defined]
+        def __init__(self, slope: float) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.linear = torch.nn.Linear(64, 10).bfloat16()
+            self.slope = slope
+
+        def forward(self, image: Any) -> Any:
+            return self.linear(image.flatten(1).bfloat16()).float() * self.slope
+
+    hashes = []
+    for turn, slope in enumerate((1.0, 1.0, 2.0)):
+        (tmp_path / str(turn)).mkdir()
+        module = Net(slope).train()
+        source = fetch(module, scratch=tmp_path / str(turn), trust=False, examples=examples_of)
+        assert module.training  # the caller's module is left as it was
+        hashes.append(source.sha256)
+    assert hashes[0] == hashes[1] != hashes[2]
+
+
 def test_a_pt2_program_becomes_onnx(module: Any, tmp_path: Path, scratch: Path) -> None:
     import torch
 

@@ -80,9 +80,12 @@ def test_unknown_names_are_told_before_any_work(
     assert not Path(".gate").exists()
 
 
-def test_one_candidate_is_not_given_to_several_policies(project: Project) -> None:
+def test_one_candidate_is_judged_by_several_policies_of_one_name(project: Project) -> None:
     policies = [str(project.policy), str(project.policy)]
-    assert exit_code_of(["run", *policies, "--candidate", str(CNN), "--tracker", "none"]) == 2
+    options = ["--candidate", str(CNN), "--tracker", "none", "--out", "out"]
+    assert exit_code_of(["run", *policies, *options]) == 0
+    stem = project.policy.stem
+    assert {file.parent.name for file in Path("out").glob("*/record.json")} == {stem, f"{stem}-2"}
 
 
 def test_ctrl_c_exits_130(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:

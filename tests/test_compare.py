@@ -238,6 +238,22 @@ def test_nan_matters_only_in_its_slice():
     assert south.comparison.method == exact.METHOD
 
 
+def test_nan_anywhere_disqualifies_the_model_on_every_slice():
+    why = {"label": "NaN on 1 of 2 examples"}
+    found = evaluation([1, 1], [math.nan, 1], {"site": ["n", "s"]}, problems=why)
+    south = only(compare([budget(max_drop=0.5, slice={"site": "s"})], found))
+    assert (south.method, south.int8) == ("undefined", None)
+    assert decide(compare([budget(max_drop=0.5, each="site")], found), 0.05).outcome == "fail"
+
+
+def test_a_small_model_that_gives_nan_is_no_model():
+    why = {"label": "the INT8 model gives NaN on 1 of 2 examples"}
+    found = evaluation([1, 1], [math.nan, 1], problems=why)
+    measured = compare([budget(metric="size", max_ratio=0.5)], found)
+    assert measured[0].reason == why["label"]
+    assert decide(measured, 0.05).outcome == "fail"
+
+
 def test_nan_of_fp32_has_no_value_either():
     none = only(compare([budget(max_drop=0.5)], evaluation([math.nan, 1], [1, 1])))
     assert (none.reference, none.int8, none.method) == (None, 1.0, "undefined")

@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from gate import data
+from gate import data, table
 from gate.errors import DataError, OverlapError, UsageError
 from gate.policy import DataSource, Preprocess
 from gate.records import TensorSpec
@@ -269,6 +269,17 @@ def test_a_limit_is_the_same_data_as_a_file_of_those_rows(opened):
     assert split.ids.tolist() == only.ids.tolist()
 
 
+@pytest.mark.parametrize("with_ids", [True, False])
+def test_the_order_of_the_file_does_not_choose_the_sample(opened, with_ids):
+    arrays = columns(n=60) | ({"id": np.arange(60)} if with_ids else {})
+    arrays["x"][7] = arrays["x"][8]
+    drawn = opened(arrays, limit=12)
+    order = np.random.default_rng(3).permutation(60)
+    again = opened({name: a[order] for name, a in arrays.items()}, limit=12)
+    assert again.sha256 == drawn.sha256
+    assert sorted(again.ids.tolist()) == sorted(drawn.ids.tolist())
+
+
 # ── pins ──────────────────────────────────────────────────────────────────────────────────
 
 
@@ -301,6 +312,26 @@ def test_the_digest_of_a_sample_is_no_pin(opened):
 
 
 # ── overlap ───────────────────────────────────────────────────────────────────────────────
+
+
+def test_one_image_as_bytes_and_as_floats_is_one_image(opened):
+    bytes_ = np.random.default_rng(0).integers(0, 255, (6, 3)).astype(np.uint8)
+    halves = Preprocess(scale=0.5)
+    held_out = opened(columns(x=bytes_), preprocess=halves)
+    floats = {"x": bytes_[:1].astype(np.float32), "target": np.zeros(1, np.int64)}
+    calibration = opened(floats, name="calibration", file="other.npz", preprocess=halves)
+    assert held_out.sha256 != calibration.sha256
+    with pytest.raises(OverlapError, match="share 1 examples"):
+        data.prove_disjoint((calibration, held_out))
+
+
+def test_minus_zero_is_zero(opened):
+    zero, minus = np.zeros((1, 3), np.float32), -np.zeros((1, 3), np.float32)
+    label = np.zeros(1, np.int64)
+    first = opened({"x": zero, "target": label})
+    second = opened({"x": minus, "target": label}, name="tuning", file="other.npz")
+    with pytest.raises(OverlapError):
+        data.prove_disjoint((first, second))
 
 
 def test_disjoint_splits(opened):
@@ -433,7 +464,7 @@ def test_nan_in_an_example_without_an_id(opened):
 
 
 def test_nan_in_a_later_block_of_a_sample(opened, monkeypatch):
-    monkeypatch.setattr(data, "_BLOCK_BYTES", 64)
+    monkeypatch.setattr(table, "_BLOCK_BYTES", 64)
     arrays = columns(n=100, id=np.arange(100))
     sample = opened(arrays, limit=30).order
     arrays["x"][sample[25]] = np.nan

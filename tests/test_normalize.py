@@ -10,7 +10,8 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from support.onnx_models import cnn, images, mlp, save
 
-from gate import backends
+from gate import backends, graph
+from gate import normalize as normalize_module
 from gate.errors import CandidateError
 from gate.normalize import normalize, prove_parity, sha256_of_onnx
 from gate.records import Candidate
@@ -186,7 +187,7 @@ def test_an_operator_that_the_runtime_does_not_know_is_named(tmp_path: Path) -> 
 
 def test_parity_of_a_model_with_itself_is_exact(tmp_path: Path) -> None:
     runner = BACKEND.open(save(cnn(), tmp_path / "model.onnx"), threads=1)
-    assert prove_parity(runner.run, runner, {"image": images()}, "m") == 0.0
+    assert prove_parity(runner.run, runner, [{"image": images()}], "m") == 0.0
 
 
 def test_another_model_has_no_parity(tmp_path: Path) -> None:
@@ -197,7 +198,7 @@ def test_another_model_has_no_parity(tmp_path: Path) -> None:
     bias.CopyFrom(numpy_helper.from_array(moved, bias.name))
     other = BACKEND.open(save(model, tmp_path / "other.onnx"), threads=1)
     with pytest.raises(CandidateError, match="no longer computes the same"):
-        prove_parity(other.run, runner, {"image": images()}, "m")
+        prove_parity(other.run, runner, [{"image": images()}], "m")
 
 
 def test_nan_has_no_parity_with_a_number(tmp_path: Path) -> None:
@@ -207,22 +208,36 @@ def test_nan_has_no_parity_with_a_number(tmp_path: Path) -> None:
         return {"logits": np.full_like(runner.run(feeds)["logits"], np.nan)}
 
     with pytest.raises(CandidateError, match="no longer computes the same"):
-        prove_parity(broken, runner, {"image": images()}, "m")
+        prove_parity(broken, runner, [{"image": images()}], "m")
+
+
+def test_a_file_that_changes_while_it_is_read_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = save(cnn(), tmp_path / "model.onnx")
+    load = normalize_module._load
+
+    def meanwhile(file: Path) -> Any:
+        model = load(file)
+        save(cnn(named=False), path)
+        return model
+
+    monkeypatch.setattr(normalize_module, "_load", meanwhile)
+    with pytest.raises(CandidateError, match="was changed while it was read"):
+        normalized(path, tmp_path / "scratch")
 
 
 def test_renamed_outputs_have_no_parity(tmp_path: Path) -> None:
     runner = BACKEND.open(save(cnn(), tmp_path / "model.onnx"), threads=1)
     with pytest.raises(CandidateError, match=r"\['other'\] became \['logits'\]"):
-        prove_parity(lambda feeds: {"other": images()}, runner, {"image": images()}, "m")
+        prove_parity(lambda feeds: {"other": images()}, runner, [{"image": images()}], "m")
 
 
 def test_weights_beyond_protobufs_limit_go_to_a_file_beside(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from gate import normalize as module
-
     path = save(cnn(), tmp_path / "model.onnx", external=True)
-    monkeypatch.setattr(module, "PROTOBUF_LIMIT", 1000)
+    monkeypatch.setattr(graph, "INLINE_LIMIT", 1000)
     candidate = normalized(path, tmp_path / "scratch")
     assert (tmp_path / "scratch" / "cleaned.onnx.data").is_file()
     np.testing.assert_allclose(outputs(candidate.path), outputs(path), rtol=1e-5, atol=1e-6)
@@ -231,10 +246,8 @@ def test_weights_beyond_protobufs_limit_go_to_a_file_beside(
 def test_an_old_opset_beyond_protobufs_limit_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from gate import normalize as module
-
     path = save(cnn(opset=11), tmp_path / "model.onnx")
-    monkeypatch.setattr(module, "PROTOBUF_LIMIT", 1000)
+    monkeypatch.setattr(graph, "INLINE_LIMIT", 1000)
     with pytest.raises(CandidateError, match="over 2 GB"):
         normalized(path, tmp_path / "scratch")
 
@@ -249,6 +262,6 @@ def test_nan_in_any_output_has_no_parity(order: tuple[str, str]) -> None:
         prove_parity(
             lambda feeds: {name: np.ones(2) for name in order},
             Converted(),  # type: ignore[arg-type]
-            {},
+            [{}],
             "m",
         )

@@ -12,7 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 from support.project import CNN, SUBGRAPH, WIDE_RANGE, Project
 
 import gate
-from gate import errors
+from gate import errors, pipeline
 from gate.cli import exit_code_of
 from gate.records import GateRecord
 
@@ -71,6 +71,19 @@ def test_too_little_evidence_is_inconclusive(project: Project) -> None:
     assert (record.verdict.findings[0].examples_needed or 0) > 150
 
 
+def test_a_metric_that_does_not_fit_is_told_before_anything_is_quantized(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def untimely(*args: Any, **kwargs: Any) -> None:
+        pytest.fail("quantized first")
+
+    monkeypatch.setattr(pipeline, "quantize", untimely)
+    project.spec["judge"]["budgets"] = [{"metric": "top10_accuracy", "max_drop": 0.01}]
+    project.write()
+    with pytest.raises(errors.UsageError, match="top10_accuracy"):
+        judged(project)
+
+
 def test_what_cannot_be_quantized_is_an_error(project: Project) -> None:
     with pytest.raises(errors.QuantizationError, match="If"):
         judged(project, SUBGRAPH)
@@ -99,7 +112,7 @@ def test_observe_mode_exits_0_and_says_fail(project: Project) -> None:
 
 def test_on_inconclusive_warn_lets_nothing_else_through(project: Project) -> None:
     project.spec["judge"]["on_inconclusive"] = "warn"
-    project.spec["judge"]["held_out"]["limit"] = 150
+    project.spec["judge"]["held_out"]["limit"] = 250
     project.write()
     assert judged(project).exit_code == 0
     assert judged(project, WIDE_RANGE).exit_code == 1

@@ -12,22 +12,47 @@ from gate.records import GateRecord
 from gate.trackers import PastRun
 
 
-def test_a_new_folder_is_made_with_its_parents(tmp_path: Path) -> None:
-    folder = publish.claim(tmp_path / "a" / "b")
-    assert folder.is_dir()
-    assert list(folder.iterdir()) == []
+def test_a_new_folder_is_made_with_its_parents_and_left_empty(tmp_path: Path) -> None:
+    with publish.claimed(tmp_path / "a" / "b") as folder:
+        assert folder == tmp_path / "a" / "b"
+    assert list((tmp_path / "a" / "b").iterdir()) == []
+
+
+def test_a_folder_has_one_run_at_a_time(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    with (
+        publish.claimed(out),
+        pytest.raises(UsageError, match="is being written by another run"),
+        publish.claimed(out),
+    ):
+        pytest.fail("claimed twice")
+    with publish.claimed(out):
+        pass
+
+
+def test_a_claim_ends_with_what_goes_wrong(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt), publish.claimed(tmp_path):
+        raise KeyboardInterrupt
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_an_occupied_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "record.json").write_text("{}")
-    with pytest.raises(UsageError, match=r"not empty \(it holds record\.json\)"):
-        publish.claim(tmp_path)
+    with (
+        pytest.raises(UsageError, match=r"not empty \(it holds record\.json\)"),
+        publish.claimed(tmp_path),
+    ):
+        pytest.fail("claimed")
+    assert [file.name for file in tmp_path.iterdir()] == ["record.json"]
 
 
 def test_a_file_in_the_way_is_refused(tmp_path: Path) -> None:
     (tmp_path / "out").write_text("")
-    with pytest.raises(UsageError, match="cannot be written"):
-        publish.claim(tmp_path / "out")
+    with (
+        pytest.raises(UsageError, match="cannot be written"),
+        publish.claimed(tmp_path / "out"),
+    ):
+        pytest.fail("claimed")
 
 
 def test_finish_writes_every_report_and_the_record(make_record: Any, tmp_path: Path) -> None:
@@ -99,7 +124,9 @@ def test_a_refused_record_says_how_to_send_it_later(make_record: Any, tmp_path: 
 
 def test_the_first_error_stays_the_one_that_is_told() -> None:
     error = GateError("first")
-    publish.leave_trace(Broken(), error, model="m", stage="pr", source="s")  # type: ignore[arg-type]
+    told = {"model": "m", "stage": "pr", "source": "s"}
+    with pytest.raises(GateError), publish.tracing(Broken(), **told):  # type: ignore[arg-type]
+        raise error
     assert str(error) == "first"
     assert "refused too" in error.__notes__[0]
 
@@ -157,3 +184,15 @@ def test_the_newest_pass_counts(outcomes: tuple[str, ...], expected: str | None)
     last, unreachable = publish.reach(Past(*outcomes), "m")  # type: ignore[arg-type]
     assert unreachable is None
     assert (last and last[0].run) == expected
+
+
+def test_a_damaged_record_of_the_last_pass_counts_as_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    def damaged(self: Past, run: str) -> dict[str, Any]:
+        raise RecordError("record.json is damaged")
+
+    monkeypatch.setattr(Past, "record", damaged)
+    last, unreachable = publish.reach(Past("pass"), "m")  # type: ignore[arg-type]
+    assert unreachable is None
+    assert last is not None
+    assert last[0].run == "run-0"
+    assert last[1] is None

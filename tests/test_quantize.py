@@ -11,11 +11,11 @@ import pytest
 from support import onnx_models as models
 from support.onnx_models import attention, cnn, images, mlp, save, vectors
 
-from gate import recipes
+from gate import artifact, graph, recipes
 from gate.backends.onnxruntime import BACKEND
 from gate.calibrate import calibrate
 from gate.errors import DataError, EvaluationError, QuantizationError
-from gate.quantize import artifact_files, prove, quantize, source_node
+from gate.quantize import prove, quantize, source_node
 from gate.recipes import Recipe
 from gate.records import Candidate, Int8Model, Kernel, Split
 
@@ -151,19 +151,18 @@ def test_the_hash_is_that_of_the_file_in_any_folder(tmp_path: Path, feeds: Feeds
 def test_weights_beside_the_artifact_count(tmp_path: Path) -> None:
     path = tmp_path / "m.onnx"
     path.write_bytes(b"model")
-    assert artifact_files(path) == (path,)
+    assert artifact.files(path) == (path,)
     (tmp_path / "m.onnx.data").write_bytes(b"weights")
-    assert artifact_files(path) == (path, tmp_path / "m.onnx.data")
+    assert artifact.files(path) == (path, tmp_path / "m.onnx.data")
 
 
 def test_weights_beside_the_artifact_are_hashed(
     tmp_path: Path, feeds: Feeds, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from gate.backends import _onnxruntime_graph
 
-    monkeypatch.setattr(_onnxruntime_graph, "INLINE_LIMIT", 1000)
+    monkeypatch.setattr(graph, "INLINE_LIMIT", 1000)
     int8 = run(cnn(), recipe(), feeds, tmp_path)
-    content = b"".join(file.read_bytes() for file in artifact_files(int8.path))
+    content = b"".join(file.read_bytes() for file in artifact.files(int8.path))
     assert int8.sha256 == hashlib.sha256(content).hexdigest()
     assert int8.bytes == len(content) > int8.path.stat().st_size
 

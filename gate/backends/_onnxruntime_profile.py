@@ -7,6 +7,7 @@ layout counts the channels that the layout pads.
 import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import cache
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,61 @@ _SUFFIX = "_kernel_time"
 _MATRIX = 2
 """Axes of a matrix."""
 
+_UNCOUNTED = frozenset(
+    {
+        "CausalConvWithState",
+        "DFT",
+        "FlexAttention",
+        "LinearAttention",
+        "LinearClassifier",
+        "LinearRegressor",
+        "MelWeightMatrix",
+        "STFT",
+        "SVMClassifier",
+        "SVMRegressor",
+    }
+)
+"""Standard operators whose work is not counted yet."""
+_FUSED = frozenset(
+    {
+        "BiasAdd",
+        "BiasGelu",
+        "BiasSoftmax",
+        "BiasSplitGelu",
+        "DynamicTimeWarping",
+        "EmbedLayerNormalization",
+        "ExpandDims",
+        "FastGelu",
+        "FusedGelu",
+        "GroupNorm",
+        "IsAllFinite",
+        "MemcpyFromHost",
+        "MemcpyToHost",
+        "MurmurHash3",
+        "NhwcFusedMaxPool",
+        "NhwcMaxPool",
+        "QLinearAdd",
+        "QLinearAveragePool",
+        "QLinearConcat",
+        "QLinearGlobalAveragePool",
+        "QLinearLeakyRelu",
+        "QLinearMul",
+        "QLinearReduceMean",
+        "QLinearSigmoid",
+        "QLinearSoftmax",
+        "QLinearWhere",
+        "QuickGelu",
+        "ReorderInput",
+        "ReorderOutput",
+        "RotaryEmbedding",
+        "SimplifiedLayerNormalization",
+        "SkipGroupNorm",
+        "SkipLayerNormalization",
+        "SkipSimplifiedLayerNormalization",
+        "Tokenizer",
+    }
+)
+"""Operators of ONNX Runtime's own that move, scale or add, but do not multiply matrices."""
 INTEGER_OPERAND = {
     "QLinearConv": 3,
     "QLinearConvTranspose": 3,
@@ -109,7 +165,23 @@ def _macs(event: _Event, equations: Mapping[str, str]) -> int:
     if event.op == "Einsum":
         return _einsum(event, equations)
     count = _WORK.get(event.op)
-    return count(event) if count else 0
+    if count is not None:
+        return count(event)
+    if event.op not in _without_work():
+        raise EvaluationError(
+            f"nobody told gate how much work operator {event.op!r} (node {event.node!r}) does, so "
+            "the share that runs as INT8 is unknown; export the model with standard operators"
+        )
+    return 0
+
+
+@cache
+def _without_work() -> frozenset[str]:
+    """Operators that multiply and accumulate nothing to speak of."""
+    from onnx import defs
+
+    standard = {schema.name for schema in defs.get_all_schemas()}
+    return frozenset(standard - _UNCOUNTED | _FUSED)
 
 
 def _convolution(weight: int) -> Callable[[_Event], int]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any
 
-from gate.backends import _onnxruntime_graph as graphs
+from gate import graph as graphs
 from gate.backends._onnxruntime_profile import INTEGER_OPERAND
 from gate.errors import QuantizationError
 from gate.recipes import RECIPES, Recipe
@@ -125,6 +125,13 @@ def static(fitted: Plan, recipe: Recipe, ranges: Ranges) -> Any:
     return _unmarked(quantizer.model.model)
 
 
+def _gemms_to_be(fitted: Plan) -> list[str]:
+    """Names that excluded Gemms get: all are rewritten as MatMul and Add before the choice."""
+    excluded = frozenset(fitted.excluded)
+    nodes = (node for node in fitted.model.graph.node if node.op_type == "Gemm")
+    return [f"{node.name}_MatMul" for node in nodes if node.name in excluded]
+
+
 def dynamic(fitted: Plan, recipe: Recipe) -> Any:
     """The model with integer weights, and activations quantized as they come.
 
@@ -146,8 +153,7 @@ def dynamic(fitted: Plan, recipe: Recipe) -> Any:
             activation_qType=_quant_type(recipe.activation_type),
             tensors_range=None,
             nodes_to_quantize=[],
-            # Every Gemm, excluded or not, is rewritten as MatMul and Add before the choice.
-            nodes_to_exclude=[name + end for name in fitted.excluded for end in ("", "_MatMul")],
+            nodes_to_exclude=[*fitted.excluded, *_gemms_to_be(fitted)],
             op_types_to_quantize=sorted({*fitted.op_types, "MatMul"}),
             extra_options={
                 # A product of two activations quantizes both anew each time: slower than FP32.

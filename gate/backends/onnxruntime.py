@@ -5,8 +5,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from gate import graph as graphs
 from gate.backends import Ranges
-from gate.backends import _onnxruntime_graph as graphs
 from gate.backends import _onnxruntime_profile as profiles
 from gate.backends import _onnxruntime_quantizer as quantizer
 from gate.errors import CandidateError, EvaluationError

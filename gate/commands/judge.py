@@ -1,9 +1,8 @@
 """`gate judge`: decide again from a record, running no model."""
 
-import hashlib
 from pathlib import Path
 
-from gate import tasks
+from gate import artifact, tasks
 from gate.commands.report import load_record, record_file
 from gate.compare import compare_budgets
 from gate.decide import decide, measured_of
@@ -93,7 +92,7 @@ def _demand_same_subject(loaded: LoadedPolicy, record: GateRecord) -> None:
 
 def _rows(path: Path, record: GateRecord) -> Evaluation:
     evaluation = load_rows(path)
-    if hashlib.sha256(path.read_bytes()).hexdigest() != record.rows_sha256:
+    if artifact.sha256_of(path) != record.rows_sha256:
         raise RecordError(
             f"{path} is not what record {record.id} vouches for: it was changed after it was "
             "written. Fetch it again, or run the gate again"

@@ -19,7 +19,7 @@ summary over any NaN, or over no rows, is NaN.
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal, NamedTuple
@@ -34,6 +34,7 @@ LABELS_A_WORD = 52
 _POSITIVE_OF = 2
 _THRESHOLD = 0.5
 _REPORTED_K = 5
+_MANY_CLASSES = 100
 _EPS = float(np.finfo(np.float64).eps)
 _TOP_K = re.compile(r"top([1-9][0-9]{0,8})_accuracy")
 
@@ -313,6 +314,12 @@ def catalogue(problem: Problem) -> dict[str, Metric]:
     metrics += _averages(problem)
     metrics += [_auroc_metric(problem), _log_loss(problem), _flips(problem)]
     return {metric.name: metric for metric in metrics}
+
+
+def shown(problem: Problem, metrics: Mapping[str, Metric]) -> dict[str, Metric]:
+    """Those that are reported unasked: all, but auroc keeps a score per class and example."""
+    heavy = ("auroc",) if problem.size > _MANY_CLASSES else ()
+    return {name: metric for name, metric in metrics.items() if name not in heavy}
 
 
 def _on_labels(problem: Problem, name: str, summary: Callable[[Array], float]) -> Metric:

@@ -18,7 +18,7 @@ from gate.metrics import Metric
 from gate.policy import Build
 from gate.records import Array, Rows, TensorSpec
 from gate.tasks import BoundTask, Task
-from gate.tasks._classification_metrics import Kind, Problem, catalogue, top_k, top_k_metric
+from gate.tasks._classification_metrics import Kind, Problem, catalogue, shown, top_k, top_k_metric
 
 _RANGE_SLACK = 1e-6
 """A float32 softmax may round to just above 1."""
@@ -103,7 +103,7 @@ class Classification:
                 shape=sample.shape[1:],
                 activate=partial(_ACTIVATIONS[decoder], problem),
             ),
-            metrics=metrics,
+            metrics=shown(problem, metrics),
             metric=partial(_metric, problem, metrics, self.known),
         )
 

@@ -67,7 +67,9 @@ class Tracker(Protocol):
         """Every model that has runs, sorted."""
 
     def record(self, run: str) -> dict[str, Any] | None:
-        """The stored record.json of a run, parsed."""
+        """The stored record.json of a run, parsed; None where it is gone.
+
+        Raises RecordError where it is damaged."""
 
     def where(self) -> str:
         """The store, as a person would open it."""

@@ -257,13 +257,3 @@ def evidence(folder: Path) -> list[Path]:
 def model_files(folder: Path) -> list[Path]:
     """The INT8 model, followed by its external data files."""
     return sorted(folder.glob(f"{MODEL}*"))
-
-
-def sha256_of(files: list[Path]) -> str:
-    """Of the bytes of all files, one after the other."""
-    digest = hashlib.sha256()
-    for path in files:
-        with path.open("rb") as stream:
-            while block := stream.read(1 << 20):
-                digest.update(block)
-    return digest.hexdigest()

@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 
+from gate import artifact
 from gate.errors import TrackerError
 from gate.records import GateRecord, TensorInfo
 from gate.trackers import _mlflow_content as content
@@ -34,7 +35,7 @@ def judged_files(record: GateRecord, folder: Path) -> list[Path]:
             f"{folder} holds no {content.MODEL}: a release cannot be registered without its model"
         )
     files = content.model_files(folder)
-    found = content.sha256_of(files)
+    found = artifact.sha256_of(*files)
     if found != record.int8.sha256:
         raise TrackerError(
             f"{path} is not the model that was judged: its sha256 is {found}, and the record says "

@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NoReturn
 
-from gate.errors import TrackerError
+from gate.errors import RecordError, TrackerError
 from gate.records import GateRecord
 from gate.trackers import PastRun
 from gate.trackers import _mlflow_content as content
@@ -126,7 +126,8 @@ class MlflowTracker:
         """The stored record.json of a run, parsed; None where the run or the file is gone.
 
         Raises:
-            TrackerError: the store cannot be reached, or the file is damaged.
+            TrackerError: the store cannot be reached.
+            RecordError: the file is damaged.
         """
         place = store.locate()
         if place.missing:
@@ -361,9 +362,9 @@ def _parsed(text: bytes, name: str) -> dict[str, Any]:
     try:
         document = json.loads(text, parse_constant=_no_number)
     except ValueError as error:
-        raise TrackerError(f"{name} is damaged ({error}); delete that run in MLflow") from error
+        raise RecordError(f"{name} is damaged ({error}); delete that run in MLflow") from error
     if not isinstance(document, dict):
-        _refuse(f"{name} is damaged (it is no JSON object); delete that run in MLflow")
+        raise RecordError(f"{name} is damaged (it is no JSON object); delete that run in MLflow")
     return document
 
 

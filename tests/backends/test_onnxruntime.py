@@ -17,7 +17,7 @@ from support import onnx_models as models
 from support.int8 import quantized, ranges_of, recipe, sha256
 from support.onnx_models import cnn, gemm_mlp, images, mlp, save, vectors
 
-from gate.backends import _onnxruntime_graph as graphs
+from gate import graph as graphs
 from gate.backends.onnxruntime import BACKEND
 from gate.errors import CandidateError, EvaluationError
 

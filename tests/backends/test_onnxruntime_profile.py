@@ -122,6 +122,17 @@ def test_a_transposed_product_is_fused_with_the_same_work(tmp_path: Path) -> Non
     assert [(kernel.op, kernel.macs) for kernel in kernels] == [("FusedMatMul", 2 * 3 * 5 * 7)]
 
 
+def test_work_that_nobody_counts_is_an_error(tmp_path: Path) -> None:
+    signal = helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 64, 1])
+    spectrum = helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 64, 2])
+    node = helper.make_node("DFT", ["x"], ["y"], name="spectrum", axis=1)
+    graph = helper.make_graph([node], "g", [signal], [spectrum])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)])
+    model.ir_version = 8
+    with pytest.raises(EvaluationError, match=r"operator 'DFT' \(node 'spectrum'\) does"):
+        macs(model, tmp_path)
+
+
 def test_work_inside_a_branch_is_seen(tmp_path: Path) -> None:
     path = save(models.weights_in_if(), tmp_path / "m.onnx")
     kernels = BACKEND.profile(path, {"x": np.ones((4, 16), np.float32)})

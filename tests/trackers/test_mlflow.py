@@ -18,7 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import gate
-from gate.errors import TrackerError
+from gate.errors import RecordError, TrackerError
 from gate.records import Comparison, GateRecord
 from gate.trackers import _mlflow_content as content
 from gate.trackers import _mlflow_store as store
@@ -346,7 +346,7 @@ def test_a_record_whose_file_is_gone_is_none(workplace: Path, kept: Keep) -> Non
 def test_a_damaged_record_is_an_error(workplace: Path, kept: Keep, text: str) -> None:
     run = TRACKER.log(*kept())
     next(workplace.rglob("artifacts/record.json")).write_text(text)
-    with pytest.raises(TrackerError, match=rf"record.json of run {run} .* is damaged"):
+    with pytest.raises(RecordError, match=rf"record.json of run {run} .* is damaged"):
         TRACKER.record(run)
 
 

@@ -1,10 +1,11 @@
-"""ONNX graphs as data: read, walked, typed and written for the `onnxruntime` backend."""
+"""ONNX graphs as data: read, walked, named, typed and written."""
 
 from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from gate import artifact
 from gate.errors import CandidateError
 
 INLINE_LIMIT = 1_500_000_000
@@ -31,29 +32,34 @@ def write(model: Any, destination: Path) -> None:
     """Write the model; large ones keep their weights in `<name>.data` beside it."""
     import onnx
 
-    location = f"{destination.name}.data"
-    destination.with_name(location).unlink(missing_ok=True)
-    if _weight_bytes(model) <= INLINE_LIMIT:
+    beside = artifact.weights_of(destination)
+    beside.unlink(missing_ok=True)
+    if not is_large(model):
         onnx.save_model(model, str(destination))
         return
-    onnx.save_model(model, str(destination), save_as_external_data=True, location=location)
+    onnx.save_model(model, str(destination), save_as_external_data=True, location=beside.name)
 
 
 def needs_data_file(path: Path) -> bool:
     """Whether the model's weights lie beside it, or are too much for one file."""
-    beside = any(tensor.external_data for tensor in _weights(read(path, weights=False)))
+    beside = any(tensor.external_data for tensor in tensors(read(path, weights=False)))
     return beside or path.stat().st_size > INLINE_LIMIT
 
 
-def _weight_bytes(model: Any) -> int:
-    """Tensor by tensor: protobuf refuses to size a message of 2 GB."""
-    return sum(tensor.ByteSize() for tensor in _weights(model))
+def is_large(model: Any) -> bool:
+    """Whether it is too much for one file; tensor by tensor, protobuf cannot size 2 GB."""
+    return int(sum(tensor.ByteSize() for tensor in tensors(model))) > INLINE_LIMIT
 
 
-def _weights(model: Any) -> Iterator[Any]:
+def tensors(model: Any) -> Iterator[Any]:
+    """Every constant: initializers and attributes, those of subgraphs and functions included."""
     yield from model.graph.initializer
     for node, _ in walk(model):
-        for graph in _subgraphs(node):
+        for attribute in node.attribute:
+            if attribute.HasField("t"):
+                yield attribute.t
+            yield from attribute.tensors
+        for graph in subgraphs(node):
             yield from graph.initializer
 
 
@@ -67,38 +73,49 @@ def walk(model: Any) -> Iterator[tuple[Any, str]]:
 def _walk(nodes: Any, where: str) -> Iterator[tuple[Any, str]]:
     for node in nodes:
         yield node, where
-        for graph in _subgraphs(node):
+        for graph in subgraphs(node):
             yield from _walk(graph.node, f"{where}{node.name or node.op_type}/")
 
 
-def _subgraphs(node: Any) -> Iterator[Any]:
+def subgraphs(node: Any) -> Iterator[Any]:
+    """The bodies of an If, a Loop or a Scan."""
     for attribute in node.attribute:
         if attribute.HasField("g"):
             yield attribute.g
         yield from attribute.graphs
 
 
-def name_nodes(model: Any) -> None:
-    """Name nameless nodes as the runtime does, `Conv_3`, so that they can be spoken of."""
-    taken = {node.name for node in model.graph.node}
+def name_nodes(model: Any) -> int:
+    """Give every node of the main graph a name of its own; how many needed one.
+
+    A nameless one is named as the runtime does, `Conv_3`, so that it can be spoken of.
+    """
+    taken: set[str] = set()
+    renamed = 0
     for index, node in enumerate(model.graph.node):
-        if node.name:
-            continue
-        name = f"{node.op_type}_{index}"
-        while name in taken:
-            name += "_"
-        node.name = name
-        taken.add(name)
+        if not node.name or node.name in taken:
+            node.name = _free(f"{node.name or node.op_type}_{index}", taken)
+            renamed += 1
+        taken.add(node.name)
+    return renamed
 
 
-def drop_weight_inputs(model: Any) -> None:
-    """Take initializers off the inputs, where IR versions below 4 list them."""
+def _free(name: str, taken: set[str]) -> str:
+    while name in taken:
+        name += "_"
+    return name
+
+
+def drop_weight_inputs(model: Any) -> int:
+    """Take initializers off the inputs, where IR versions below 4 list them; how many."""
     weights = {tensor.name for tensor in model.graph.initializer}
     kept = [value for value in model.graph.input if value.name not in weights]
-    if len(kept) < len(model.graph.input):
+    dropped = len(model.graph.input) - len(kept)
+    if dropped:
         del model.graph.input[:]
         model.graph.input.extend(kept)
         model.ir_version = max(model.ir_version, 4)
+    return dropped
 
 
 def typed(model: Any) -> Any:
@@ -113,7 +130,7 @@ def typed(model: Any) -> Any:
     stated = [value for value in model.graph.value_info if value.name not in weights]
     del model.graph.value_info[:]
     model.graph.value_info.extend(stated)
-    if _weight_bytes(model) <= INLINE_LIMIT:
+    if not is_large(model):
         return shape_inference.infer_shapes(model)
     with TemporaryDirectory(prefix="gate-") as folder:
         return _typed_on_disk(model, Path(folder))

@@ -1,0 +1,127 @@
+"""One run of the gate: what stays the same through it, what it came to, and its record."""
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+
+from gate import artifact, data, preprocess, publish
+from gate.backends import Backend
+from gate.evaluate import Evaluated, rows_of, save_arrays
+from gate.policy import Policy
+from gate.policy_file import LoadedPolicy
+from gate.progress import Progress
+from gate.provenance import provenance
+from gate.records import (
+    Baseline,
+    Candidate,
+    CandidateInfo,
+    Comparison,
+    GateRecord,
+    Int8Info,
+    Int8Model,
+    PolicySource,
+    Split,
+    Splits,
+    Stage,
+    Verdict,
+)
+from gate.since import since
+
+
+@dataclass(slots=True)
+class Run:
+    """What stays the same through the steps of one run."""
+
+    loaded: LoadedPolicy
+    stage: Stage
+    backend: Backend
+    threads: int
+    scratch: Path
+    progress: Progress
+    last: publish.LastPass | None
+    """The newest PASS of this model, and its record."""
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def policy(self) -> Policy:
+        """The resolved policy."""
+        return self.loaded.policy
+
+    @contextmanager
+    def step(self, name: str, total: int | None = None) -> Iterator[None]:
+        """Tell that a step begins, and keep how long it took."""
+        self.progress.step(name, total)
+        start = time.perf_counter()
+        yield
+        self.seconds[name] = round(time.perf_counter() - start, 4)
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """What the verdict rests on."""
+
+    candidate: Candidate
+    int8: Int8Model
+    splits: Mapping[str, Split]
+    batch_size: int
+    evaluated: Evaluated
+    baseline: tuple[Baseline, ...]
+    comparisons: tuple[Comparison, ...]
+    verdict: Verdict
+
+
+def write(run: Run, judged: Judged, folder: Path | None) -> tuple[GateRecord, Path]:
+    """Models and rows first, then the record that vouches for them."""
+    created = datetime.now(UTC)
+    name = f"{created:%Y%m%dT%H%M%S%fZ}-{judged.candidate.sha256[:12]}"
+    folder = folder or publish.made(publish.RUNS / run.policy.model / name)
+    rows = folder / "rows.npz"
+    with publish.writing(folder):
+        save_arrays(rows, rows_of(judged.evaluated.evaluation))
+        save_arrays(folder / "outputs.npz", judged.evaluated.sample)
+        publish.keep_models(run.scratch, folder)
+        rows_sha256 = artifact.sha256_of(rows)
+    record = _record(run, judged, name, created, rows_sha256)
+    if run.last is not None:
+        past, stored = run.last
+        previous = since(record, stored, run=past.run, when=past.when)
+        record = record.model_copy(update={"previous": previous})
+    publish.finish(record, folder)
+    return record, folder
+
+
+def _record(run: Run, judged: Judged, name: str, created: datetime, rows_sha256: str) -> GateRecord:
+    policy, candidate, int8 = run.policy, judged.candidate, judged.int8
+    infos = {key: data.info(split) for key, split in judged.splits.items()}
+    held_out = judged.splits["held_out"]
+    return GateRecord(
+        id=name,
+        created=created,
+        model=policy.model,
+        stage=run.stage,
+        policy=policy,
+        policy_source=PolicySource(file=str(run.loaded.budgets_file), lines=dict(run.loaded.lines)),
+        candidate=CandidateInfo.of(candidate),
+        int8=Int8Info.of(int8),
+        splits=Splits.model_validate(infos),
+        preprocessing_sha256=preprocess.digest(policy.build.preprocess),
+        baseline=judged.baseline,
+        comparisons=judged.comparisons,
+        alpha=policy.alpha,
+        verdict=judged.verdict,
+        provenance=provenance(
+            Path.cwd(),
+            versions=run.backend.versions(),
+            seed=policy.judge.seed,
+            policy_sha256=run.loaded.sha256,
+            threads=run.threads,
+            batch_size=judged.batch_size,
+        ),
+        durations=run.seconds,
+        examples_evaluated=len(judged.evaluated.evaluation.ids),
+        examples_total=len(held_out),
+        rows_sha256=rows_sha256,
+    )

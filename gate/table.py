@@ -1,0 +1,128 @@
+"""A file's columns by what they are for: model inputs, target, id, unit and slices."""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+
+import numpy as np
+
+from gate.errors import DataError
+from gate.preprocess import described
+from gate.records import Array, Column, TensorSpec
+
+_BLOCK_BYTES = 4 << 20
+_BLOCK_ROWS = 65536
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A file's columns by what they are for."""
+
+    where: str
+    """Split and file, as every message begins."""
+    inputs: Mapping[str, Column]
+    target: Column | None
+    id: Column | None
+    unit: Column | None
+    slices: Mapping[str, Column]
+
+    @property
+    def others(self) -> dict[str, Column]:
+        """What an example is besides its inputs and its id."""
+        found = {"target": self.target, "unit": self.unit, **self.slices}
+        return {name: column for name, column in found.items() if column is not None}
+
+    def __len__(self) -> int:
+        """N."""
+        return next(iter(self.inputs.values())).shape[0]
+
+    def blocks(self, rows: Array) -> Iterator[tuple[slice, dict[str, Array]]]:
+        """The inputs of consecutive `rows`, a few megabytes at a time."""
+        columns = self.inputs.values()
+        size = sum(math.prod(c.shape[1:]) * c.dtype.itemsize for c in columns)
+        step = max(1, min(_BLOCK_ROWS, _BLOCK_BYTES // max(1, size)))
+        for start in range(0, len(rows), step):
+            part = slice(start, start + step)
+            yield part, {name: take(column, rows[part]) for name, column in self.inputs.items()}
+
+
+def by_role(
+    where: str, columns: Mapping[str, Column], inputs: Sequence[TensorSpec], *, needs_target: bool
+) -> Table:
+    """Tell a file's columns apart; a target that nobody needs is left out.
+
+    Raises:
+        DataError: a column that is needed is missing, has too many axes, or there are no rows.
+    """
+    _require_inputs(where, columns, inputs)
+    rest = dict(columns)
+    table = Table(
+        where=where,
+        inputs={spec.name: rest.pop(spec.name) for spec in inputs},
+        target=_special(where, rest, "target", ranks=(1, 2)) if needs_target else None,
+        id=_special(where, rest, "id", ranks=(1,)),
+        unit=_special(where, rest, "unit", ranks=(1,)),
+        slices={name: column for name, column in rest.items() if name != "target"},
+    )
+    if needs_target and table.target is None:
+        raise DataError(
+            f"{where} has no column 'target', which the metrics need; it has {_shapes(columns)}: "
+            "add the true labels under that name"
+        )
+    _require_slices(where, table.slices, inputs)
+    if len(table) == 0:
+        raise DataError(f"{where} is empty; it needs at least one example")
+    return table
+
+
+def _require_inputs(
+    where: str, columns: Mapping[str, Column], inputs: Sequence[TensorSpec]
+) -> None:
+    if not inputs:
+        raise DataError(f"{where} has nothing to feed: the model has no inputs")
+    wanted = [spec.name for spec in inputs]
+    missing = [name for name in wanted if name not in columns]
+    if not missing:
+        return
+    spare = [name for name in columns if name not in wanted]
+    close = [(found, name) for name in missing for found in get_close_matches(name, spare, n=1)]
+    hint = " and ".join(f"rename {found!r} to {name!r}" for found, name in close)
+    raise DataError(
+        f"{where} has no column {', '.join(map(repr, missing))}. The model's inputs are "
+        f"{described(inputs)}; the file has {_shapes(columns)}: "
+        f"{hint or 'save each input under its own name'}"
+    )
+
+
+def _special(
+    where: str, rest: dict[str, Column], name: str, ranks: tuple[int, ...]
+) -> Column | None:
+    column = rest.pop(name, None)
+    if column is not None and len(column.shape) not in ranks:
+        allowed = "(N,)" if ranks == (1,) else "(N,) or (N, L)"
+        raise DataError(f"{where}: column {name!r} is {column.shape}; it has to be {allowed}")
+    return column
+
+
+def _require_slices(where: str, slices: Mapping[str, Column], inputs: Sequence[TensorSpec]) -> None:
+    for name, column in slices.items():
+        if len(column.shape) > 1:
+            close = get_close_matches(name, [spec.name for spec in inputs], n=1)
+            hint = f"did you mean {close[0]!r}? Rename it" if close else "rename it"
+            raise DataError(
+                f"{where}: column {name!r} {column.shape} is no input of the model, which are "
+                f"{described(inputs)}, and has too many axes for a slice column: {hint}, or leave "
+                "it out"
+            )
+
+
+def _shapes(columns: Mapping[str, Column]) -> str:
+    return ", ".join(f"{name} {column.shape}" for name, column in columns.items())
+
+
+def take(column: Column, rows: Array) -> Array:
+    """The rows, ascending, as a contiguous array; neighbours without an index copy."""
+    neighbours = len(rows) > 0 and int(rows[-1]) - int(rows[0]) + 1 == len(rows)
+    index = slice(int(rows[0]), int(rows[-1]) + 1) if neighbours else rows
+    return np.ascontiguousarray(column[index])
