@@ -155,6 +155,9 @@ def _observed_problem(targets: Array, rows: Mapping[str, Rows]) -> Problem:
     if targets.ndim > 1:
         size = targets.shape[1]
         return Problem("multi-label", size, partial(_encode, "multi-label", size, ()))
+    if "score" not in rows:  # many classes; those that occur are all that averages look at
+        size = int(rows["label"].values.max()) + 1
+        return Problem("multi-class", size, partial(_encode, "multi-class", size, ()))
     scores = rows["score"].values.shape[1] - 1  # the last column is the target
     kind: Kind = "multi-class" if scores > 1 else "binary"
     size = max(scores, 2)

@@ -658,3 +658,18 @@ def test_an_int8_model_with_other_outputs_is_refused():
         decode({"z": np.zeros((2, 3))})
     with pytest.raises(EvaluationError, match=r"has shape \(B, 4\); expected \(B, 3\)"):
         decode({"y": np.zeros((2, 4))})
+
+
+def test_many_classes_keep_no_scores_unasked_and_can_be_judged_again():
+    rng = np.random.default_rng(0)
+    targets, scores = rng.integers(0, 101, 400), rng.random((400, 101))
+    bound = bind(targets, scores[:2])
+    assert "auroc" not in bound.metrics
+    rows = {
+        metric.observation: Rows(metric.observe(scores, targets, None))
+        for metric in bound.metrics.values()
+    }
+    assert max(row.values.shape[1] for row in rows.values()) <= 2
+    again = TASK.observed(targets, rows)
+    for name, metric in bound.metrics.items():
+        agree(again(name).summarize(rows[metric.observation]), value(bound, name, targets, scores))
