@@ -86,6 +86,18 @@ def history(model: str, tracker: str) -> int:
 
 
 @cli.command()
+@click.argument("policy")
+@click.option("--html", type=MODEL_FOLDER, help="Also write the plan as one page.")
+@click.option("--tracker", default="mlflow", show_default=True, help="mlflow or none.")
+def plan(policy: str, html: Path | None, tracker: str) -> int:
+    """Tell how many examples each budget needs, and what the held-out set can decide."""
+    from gate.commands.plan import plan as plan_policy
+
+    click.echo(plan_policy(policy, tracker=tracker, html=html), nl=False)
+    return 0
+
+
+@cli.command()
 @POLICIES
 def check(policies: tuple[str, ...]) -> int:
     """Validate policies: syntax, names, columns and files."""

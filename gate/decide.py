@@ -10,12 +10,12 @@ import math
 from collections.abc import Iterator, Sequence
 
 from gate.errors import EvaluationError, RecordError
+from gate.evidence import examples_needed, is_inside, number, provable
 from gate.policy import Budget
 from gate.records import Comparison, Finding, GateRecord, Measured, Outcome, Verdict
-from gate.statistics import clopper_pearson, holm, power
+from gate.statistics import clopper_pearson, holm
 
 _DUST = 1e-12
-_NO_MARGIN = 1e-9
 _LARGE = 1000
 _EXACT = "exact number"
 _UNDEFINED = "undefined"
@@ -96,7 +96,11 @@ def _is_judged(budget: Budget, found: Comparison) -> bool:
 def _finding(one: Measured, harm: float, alpha: float) -> Finding:
     found = one.comparison
     outcome, reason, needed = _outcome(one, harm, alpha)
-    blocks = outcome == "fail" or (outcome == "inconclusive" and one.budget.require == "proof")
+    unproven = outcome == "inconclusive" and one.budget.require == "proof"
+    possible = _provable(one, alpha) if unproven else None
+    if possible is not None:
+        reason += _could(one, possible)
+    blocks = outcome == "fail" or unproven
     return Finding(
         budget=one.budget.id,
         slice=one.slice,
@@ -105,6 +109,7 @@ def _finding(one: Measured, harm: float, alpha: float) -> Finding:
         reason=reason,
         blocking=blocks,
         examples_needed=needed,
+        provable=possible,
     )
 
 
@@ -122,8 +127,16 @@ def _outcome(one: Measured, harm: float, alpha: float) -> tuple[Outcome, str, in
         return "fail", f"{_seen(found, alpha)}, {_beyond(budget, found)}", None
     if _within(_p(found.p_pass), alpha):
         return "pass", f"{_seen(found, alpha)}, {_kept(budget, found)}", None
-    needed = _examples_needed(budget, found, alpha)
+    needed = examples_needed(budget, found, alpha)
     return "inconclusive", _unproven(budget, found, alpha, needed), needed
+
+
+def _provable(one: Measured, alpha: float) -> float | None:
+    """The strictest limit that could have been proven, where the budget was judged at all."""
+    found = one.comparison
+    if found is None or _is_small(one.budget, found) or found.p_pass is None:
+        return None
+    return provable(one.budget, found, alpha)
 
 
 def _within(p: float, alpha: float) -> bool:
@@ -149,44 +162,6 @@ def _why_undefined(found: Comparison) -> str | None:
         return None
     told = found.note if found.method == _UNDEFINED else None
     return told or f"{_subject(found)} has no value that could be judged"
-
-
-# ── examples that would decide ────────────────────────────────────────────────────────────
-
-
-def _examples_needed(budget: Budget, found: Comparison, alpha: float) -> int | None:
-    """More than were seen; None where the estimate is at or over the limit, or none suffice."""
-    if not _is_inside(budget, found):
-        return None
-    needed = _formula(budget, found, alpha)
-    return None if needed is None else max(needed, found.n + 1)
-
-
-def _is_inside(budget: Budget, found: Comparison) -> bool:
-    spare = budget.limit - _number(found)
-    return (-spare if budget.threshold == "at_least" else spare) > _NO_MARGIN
-
-
-def _number(found: Comparison) -> float:
-    """What the limit is about."""
-    value = found.int8 if found.quantity == "value" else found.degradation
-    assert value is not None
-    return value + 1 if found.quantity == "ratio" else value
-
-
-def _formula(budget: Budget, found: Comparison, alpha: float) -> int | None:
-    if found.method == clopper_pearson.METHOD:
-        return power.examples_for_rate(_number(found), budget.limit, alpha=alpha)
-    table = found.counts
-    if table is None:
-        return None
-    n, lost, gained = table.n, table.lost, table.gained
-    if budget.threshold == "max_relative_drop":
-        right = (table.both_right + lost) / n
-        return power.examples_for_ratio(right, lost / n, gained / n, budget.limit, alpha=alpha)
-    flips, drop = (lost + gained) / n, (lost - gained) / n
-    least = power.without_flips(budget.limit, alpha=alpha) if budget.limit > 0 else 1
-    return max(least, power.examples_needed(flips, drop, budget.limit, alpha=alpha))
 
 
 # ── reasons: one plain sentence each ──────────────────────────────────────────────────────
@@ -222,12 +197,20 @@ def _unproven(budget: Budget, found: Comparison, alpha: float, needed: int | Non
             f"{seen}; {_examples(found.n)} {_do(found.n)} not prove it {goal}, "
             f"about {needed:,} would"
         )
-    if _is_inside(budget, found):
+    if is_inside(budget, found):
         return f"{seen}; {_examples(found.n)} {_do(found.n)} not prove it {goal}"
     return (
         f"{seen}; that is no better than the limit of {limit}, so more examples alone are not "
         "expected to prove it"
     )
+
+
+def _could(one: Measured, limit: float) -> str:
+    """What to do with these examples alone."""
+    found = one.comparison
+    assert found is not None
+    which = "at least " if one.budget.threshold == "at_least" else ""
+    return f". These {_examples(found.n)} could have proven {which}{_amount(found, limit)}"
 
 
 def _seen(found: Comparison, alpha: float) -> str:
@@ -236,26 +219,31 @@ def _seen(found: Comparison, alpha: float) -> str:
 
 
 def _change(found: Comparison) -> str:
-    number = _number(found)
+    amount = number(found)
     if found.quantity == "value":
-        return f"is {_amount(found, number)}"
+        return f"is {_amount(found, amount)}"
     if found.quantity == "ratio":
-        return f"is {_amount(found, number)} times FP32's"
-    if number == 0 or found.reference is None or found.int8 is None:
-        return "does not change" if number == 0 else f"loses {_amount(found, number)}"
+        return f"is {_amount(found, amount)} times FP32's"
+    if amount == 0 or found.reference is None or found.int8 is None:
+        return "does not change" if amount == 0 else f"loses {_amount(found, amount)}"
     verb = "drops" if found.int8 < found.reference else "rises"
     of = " of FP32's" if found.quantity == "relative_drop" else ""
-    return f"{verb} {_amount(found, abs(number))}{of}"
+    return f"{verb} {_amount(found, abs(amount))}{of}"
 
 
 def _around(found: Comparison, alpha: float) -> str:
-    """The interval; of the loss, where the change that was named is none."""
+    """The interval, and how far to trust it; of the loss, where the change that was named is none.
+
+    A note on a comparison that was judged says that it is asymptotic, or the worst case of what.
+    """
+    note = found.note if found.p_pass is not None else None
     if found.lower is None or found.upper is None:
-        return ""
+        return f" ({note})" if note else ""
     low, high = _bare(found, found.lower), _bare(found, found.upper)
-    named = found.quantity == "value" or _number(found) > 0
+    named = found.quantity == "value" or number(found) > 0
     what = "between" if named else "loss between"
-    return f" ({what} {low} and {high}, each end {100 * (1 - alpha):.6g} % sure)"
+    tail = f"; {note}" if note else ""
+    return f" ({what} {low} and {high}, each end {100 * (1 - alpha):.6g} % sure{tail})"
 
 
 def _subject(found: Comparison) -> str:

@@ -1,7 +1,7 @@
 """Which budgets this version can judge: one rule, for the policy check and for `compare`."""
 
 from gate.errors import EvaluationError
-from gate.metrics import ARTIFACT_METRICS, ArtifactMetric, Metric
+from gate.metrics import ArtifactMetric, Metric
 from gate.policy import Budget
 from gate.records import Array
 
@@ -12,7 +12,7 @@ def unsupported(
     proportion: bool,
     relative: bool,
     artifact: bool,
-    higher_is_better: bool | None = None,
+    higher_is_better: bool,
 ) -> str | None:
     """Why this version cannot judge a budget, in a sentence; None where it can.
 
@@ -21,14 +21,10 @@ def unsupported(
         proportion: whether its metric is a 0/1 per example.
         relative: whether its metric compares INT8 with FP32 in itself.
         artifact: whether its metric measures the artifacts instead of examples.
-        higher_is_better: the metric's direction; by default high, but low for a relative metric,
-            and its own for an artifact metric.
+        higher_is_better: the metric's direction.
     """
     if budget.against != "fp32":
         return f"`against: {budget.against}` comes with a later version; compare with fp32"
-    if higher_is_better is None:
-        known = ARTIFACT_METRICS.get(budget.metric) if artifact else None
-        higher_is_better = known.higher_is_better if known else not relative
     if artifact:
         return _unsupported_artifact(budget) or _wrong_way(budget, higher_is_better)
     if relative and budget.threshold not in ("at_least", "at_most"):
@@ -36,13 +32,8 @@ def unsupported(
             f"{budget.metric} compares INT8 with FP32 in itself, so `{budget.threshold}` of it "
             "means nothing; write `at_most`"
         )
-    if not proportion:
-        return (
-            f"{budget.metric} is not a proportion of examples: the jackknife that its proof "
-            "needs comes with a later version; it is shown in every report meanwhile. "
-            "Budget accuracy or prediction_flips instead"
-        )
-    return _unsupported_share(budget, higher_is_better) or _wrong_way(budget, higher_is_better)
+    share = _unsupported_share(budget, higher_is_better) if proportion else None
+    return share or _wrong_way(budget, higher_is_better)
 
 
 def _unsupported_artifact(budget: Budget) -> str | None:
@@ -78,24 +69,13 @@ def _wrong_way(budget: Budget, higher_is_better: bool) -> str | None:
     )
 
 
-def needs_jackknife(unit: Array | None) -> str | None:
-    """Why proportions cannot be judged by pairs, where examples share a unit; else None.
-
-    Args:
-        unit: (N,) of the independent unit of each example, or None where the data name none.
-    """
-    if unit is None or len(set(unit.tolist())) == len(unit):
-        return None
-    return (
-        f"the `unit` column puts {len(unit)} held-out examples into {len(set(unit.tolist()))} "
-        "units: examples of one unit are not independent, the pairwise tests would be too sure "
-        "of themselves, and the jackknife over units comes with a later version. Keep one "
-        "example a unit; drop the column only if the examples are independent after all"
-    )
+def is_clustered(unit: Array | None) -> bool:
+    """Whether examples share units, (N,), so that they are not independent of each other."""
+    return unit is not None and len(set(unit.tolist())) < len(unit)
 
 
-def demand_judgeable(budget: Budget, metric: Metric | ArtifactMetric, unit: Array | None) -> None:
-    """Refuse what `unsupported` refuses, and what only the data and the number itself show.
+def demand_judgeable(budget: Budget, metric: Metric | ArtifactMetric) -> None:
+    """Refuse what `unsupported` refuses, and what only the number itself shows.
 
     Raises:
         EvaluationError: the budget cannot be judged; the message says why.
@@ -110,8 +90,8 @@ def demand_judgeable(budget: Budget, metric: Metric | ArtifactMetric, unit: Arra
     )
     if artifact and why is None and (budget.slice or budget.each):
         why = f"{budget.metric} is one number of the whole model, it has no slices"
-    if not artifact and why is None:
-        why = _out_of_range(budget) or needs_jackknife(unit)
+    if isinstance(metric, Metric) and metric.per_example is not None and why is None:
+        why = _out_of_range(budget)
     if why is not None:
         raise EvaluationError(f"budget {budget.id} cannot be judged: {why}")
 

@@ -7,7 +7,9 @@ metric's value. Slices are then masks, and shards concatenate to exactly the who
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
+
+import numpy as np
 
 from gate.records import Array, Rows
 
@@ -37,6 +39,38 @@ class Metric:
     """(N,) of bool where the metric is a proportion of examples: which ones count."""
     relative: bool = False
     """Whether it compares INT8 with FP32 in itself (flips): a rate, never a drop."""
+    sway: Callable[[Rows], Array] | None = None
+    """FP32's rows to (N,): how far one change of each example can move the value, times N; inf
+    where nothing bounds it. By default 1 for a proportion, and unknown for others."""
+    flaws: Callable[[Rows], Array] | None = None
+    """Rows to (N,) of bool: the examples that keep the value from being as good as can be (1
+    where it is better high, 0 where low). By default a proportion's, and unknown for others."""
+    sees: Callable[[Rows], Array] | None = None
+    """Rows to (N, k): what of them the value depends on; by default all of it."""
+
+    def reach(self, rows: Rows) -> Array:
+        """(N,) as `sway`; inf where that is unknown, so that few changes prove nothing."""
+        if self.sway is not None:
+            return self.sway(rows)
+        return np.full(len(rows), np.inf if self.per_example is None else 1.0)
+
+    def flawed(self, rows: Rows) -> Array | None:
+        """(N,) as `flaws`, None where unknown."""
+        if self.flaws is not None:
+            return self.flaws(rows)
+        if self.per_example is None:
+            return None
+        return np.asarray(self.per_example(rows) != self.higher_is_better)
+
+    def seen(self, rows: Rows) -> Array:
+        """(N, k): rows that agree in it have the same value."""
+        if self.sees is not None:
+            return self.sees(rows)
+        return rows.values if self.per_example is None else self.per_example(rows)[:, np.newaxis]
+
+    def worse(self, reference: Any, int8: Any) -> Any:
+        """How much worse INT8 is, elementwise: positive is worse."""
+        return reference - int8 if self.higher_is_better else int8 - reference
 
     @property
     def is_proportion(self) -> bool:
@@ -68,6 +102,10 @@ class ArtifactMetric:
     measure: Callable[[Sized, Quantized], tuple[float | None, float]]
     """(FP32, INT8) to their values; None where FP32 has none."""
     higher_is_better: bool
+
+    def worse(self, reference: float, int8: float) -> float:
+        """How much worse INT8 is: positive is worse."""
+        return reference - int8 if self.higher_is_better else int8 - reference
 
 
 ARTIFACT_METRICS: Mapping[str, ArtifactMetric] = {

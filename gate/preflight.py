@@ -29,7 +29,13 @@ class Unsupported(Protocol):
     """Why this version cannot judge a budget on a metric of such a kind; None where it can."""
 
     def __call__(
-        self, budget: Budget, *, proportion: bool, relative: bool, artifact: bool
+        self,
+        budget: Budget,
+        *,
+        proportion: bool,
+        relative: bool,
+        artifact: bool,
+        higher_is_better: bool,
     ) -> str | None:
         """The reason, in a sentence."""
 
@@ -41,11 +47,9 @@ class _Kind:
     proportion: bool
     relative: bool
     artifact: bool
-
-    @property
-    def is_share(self) -> bool:
-        """Whether its values lie in 0..1."""
-        return self.proportion or self.relative
+    higher_is_better: bool
+    is_share: bool
+    """Whether its values lie in 0..1."""
 
 
 def preflight(
@@ -103,11 +107,23 @@ def _names(loaded: LoadedPolicy, unsupported: Unsupported) -> Iterator[Finding]:
 def _kind(task: Task, metric: str) -> _Kind | None:
     """None where no metric has that name."""
     if metric in ARTIFACT_METRICS:
-        return _Kind(proportion=False, relative=False, artifact=True)
+        return _Kind(
+            proportion=False,
+            relative=False,
+            artifact=True,
+            higher_is_better=ARTIFACT_METRICS[metric].higher_is_better,
+            is_share=metric == "int8_share",
+        )
     proportion = task.proportion(metric)
     if proportion is None:
         return None
-    return _Kind(proportion=proportion, relative=task.relative(metric), artifact=False)
+    return _Kind(
+        proportion=proportion,
+        relative=task.relative(metric),
+        artifact=False,
+        higher_is_better=task.higher_is_better(metric),
+        is_share=task.share(metric),
+    )
 
 
 def _budget(
@@ -119,7 +135,11 @@ def _budget(
         yield loaded.mark(*loc, "metric"), unknown("metric", budget.metric, known)
         return
     reason = unsupported(
-        budget, proportion=kind.proportion, relative=kind.relative, artifact=kind.artifact
+        budget,
+        proportion=kind.proportion,
+        relative=kind.relative,
+        artifact=kind.artifact,
+        higher_is_better=kind.higher_is_better,
     )
     # what has a finding of its own, with better words, is not told twice
     if reason is not None and budget.against == "fp32":
@@ -136,7 +156,7 @@ def _budget(
 
 def _out_of_range(budget: Budget, kind: _Kind) -> str | None:
     """Why a threshold can never be met, or always is by its kind."""
-    share = kind.is_share or budget.metric == "int8_share"
+    share = kind.is_share
     what = f"{budget.threshold} of {budget.metric}"
     if budget.threshold == "max_drop" and share and budget.limit >= 1:
         return f"{what} is a share of all examples, below 1, not {budget.limit:g}" + _percent(
@@ -162,10 +182,10 @@ def _expected(loaded: LoadedPolicy, task: Task, expected: ExpectFp32) -> Iterato
         problem = _not_fp32(task, metric)
         if problem is not None:
             yield loaded.key_mark(*loc), problem
-        elif task.proportion(metric) and not 0 <= value <= 1:
+        elif task.share(metric) and not 0 <= value <= 1:
             text = f"{metric} is a share, from 0 to 1, not {value:g}{_percent(value)}"
             yield loaded.mark(*loc), text
-    if expected.within >= 1 and any(task.proportion(metric) for metric in expected.metrics):
+    if expected.within >= 1 and any(map(task.share, expected.metrics)):
         yield (
             loaded.mark("judge", "expect_fp32", "within"),
             f"within {expected.within:g} accepts any share, so nothing is checked"

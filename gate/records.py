@@ -250,7 +250,11 @@ class Comparison(_Value):
     counts: Counts | None = None
     """The paired table, for proportions."""
     note: str | None = None
-    """Why it is undefined, or what to know when reading it."""
+    """Why it is undefined, or what to know when reading it: `asymptotic`, `worst case: …`."""
+    changed: int | None = None
+    """Independent units whose output INT8 changed, where the worst case rests on them."""
+    units: int | None = None
+    """All independent units, where `changed` counts some of them."""
 
 
 class Finding(_Value):
@@ -269,6 +273,8 @@ class Finding(_Value):
     """Whether this finding keeps the verdict from being a pass."""
     examples_needed: int | None = None
     """Examples at which this budget would be decided with 80 % power, where that is known."""
+    provable: float | None = None
+    """The strictest limit that these examples could have proven, where they did not suffice."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,7 +22,7 @@ QUANTITIES: dict[Threshold, Quantity] = {
 }
 _RATES = re.compile(r"accuracy|top_?\d+_accuracy|prediction_flips|exact_match")
 _LOWER_IS_BETTER = frozenset({"log_loss", "prediction_flips", "size"})
-_SPELLED = {"int8": "INT8", "fp32": "FP32", "f1": "F1", "auroc": "AUROC"}
+_SPELLED = {"int8": "INT8", "fp32": "FP32", "f1": "F1", "auroc": "AUROC", "ece": "ECE"}
 _OF_INT8_ALONE = frozenset({"prediction_flips", "int8_share"})
 _HIDDEN = frozenset({"Cc", "Cf", "Cn", "Co", "Cs", "Zl", "Zp"})
 _NOISE = 1e-9

@@ -468,10 +468,9 @@ def test_a_model_fixed_to_a_batch_is_fed_that_batch(project: Project, tmp_path: 
         {"metric": "acuracy", "max_drop": 0.01},
         {"metric": "accuracy", "max_drop": 0.01, "each": "inc"},
         {"metric": "accuracy", "max_drop": 0.01, "slice": {"colour": "red"}},
-        {"metric": "f1_macro", "max_drop": 0.01},
         {"metric": "accuracy", "max_drop": 0.01, "against": "anchor"},
     ],
-    ids=["metric", "each", "slice", "no statistics", "against"],
+    ids=["metric", "each", "slice", "against"],
 )
 def test_a_budget_that_cannot_be_judged_is_refused_first(
     project: Project, budget: dict[str, Any]

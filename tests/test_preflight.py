@@ -34,7 +34,7 @@ judge:
 FIRST = "{metric: accuracy, max_drop: 0.01}"
 
 
-def unsupported(budget: Budget, *, proportion: bool, relative: bool, artifact: bool) -> str | None:
+def unsupported(budget: Budget, *, proportion: bool, artifact: bool, **kind: bool) -> str | None:
     if proportion or artifact:
         return None
     return f"a budget on {budget.metric} cannot be judged by this version"

@@ -44,6 +44,12 @@ class Task(Protocol):
     def relative(self, metric: str) -> bool:
         """Whether a known metric compares INT8 with FP32 in itself."""
 
+    def higher_is_better(self, metric: str) -> bool:
+        """A known metric's direction."""
+
+    def share(self, metric: str) -> bool:
+        """Whether a known metric's values lie in 0..1."""
+
     def bind(
         self,
         build: Build,

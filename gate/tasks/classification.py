@@ -18,7 +18,8 @@ from gate.metrics import Metric
 from gate.policy import Build
 from gate.records import Array, Rows, TensorSpec
 from gate.tasks import BoundTask, Task
-from gate.tasks._classification_metrics import Kind, Problem, catalogue, shown, top_k, top_k_metric
+from gate.tasks._classification_metrics import catalogue, shown, top_k, top_k_metric
+from gate.tasks._classification_rows import Kind, Problem
 
 _RANGE_SLACK = 1e-6
 """A float32 softmax may round to just above 1."""
@@ -27,11 +28,13 @@ _SUM_EXACT = 1e-4
 _LISTED = 10
 
 _PROPORTIONS = ("accuracy", "top5_accuracy", "prediction_flips")
+_BETTER_LOW = ("log_loss", "ece", "prediction_flips")
 _INSTEAD = {
     "balanced_accuracy": "recall_macro",
     "precision": "precision_macro or precision_micro",
     "recall": "recall_macro or recall_micro",
     "f1": "f1_macro or f1_micro",
+    "ece": "log_loss",
 }
 """What to use where a known metric does not apply."""
 
@@ -56,6 +59,7 @@ class Classification:
         "f1_micro",
         "auroc",
         "log_loss",
+        "ece",
         "prediction_flips",
     )
 
@@ -68,6 +72,14 @@ class Classification:
     def relative(self, metric: str) -> bool:
         """Whether it is `prediction_flips`."""
         return metric == "prediction_flips"
+
+    def higher_is_better(self, metric: str) -> bool:
+        """All but the losses, the calibration error and flips."""
+        return metric not in _BETTER_LOW
+
+    def share(self, metric: str) -> bool:
+        """Whether a known metric lies in 0..1: all but the log loss."""
+        return metric != "log_loss"
 
     def bind(
         self,

@@ -13,7 +13,7 @@ from gate import tasks
 from gate.errors import DataError, EvaluationError, UsageError
 from gate.policy import Build
 from gate.records import Rows, TensorSpec
-from gate.tasks import _classification_metrics as metrics
+from gate.tasks import _classification_rows as observed
 
 TASK = tasks.get("classification")
 RNG = np.random.default_rng(0)
@@ -220,7 +220,7 @@ def test_more_labels_than_one_bit_pattern_holds():
 @given(st.integers(0, 160).flatmap(lambda n: st.lists(st.booleans(), min_size=n, max_size=n)))
 def test_bit_patterns_are_exact(bits):
     labels = np.array([bits, bits[::-1]], dtype=np.int64)
-    np.testing.assert_array_equal(metrics.unpack(metrics.pack(labels), len(bits)), labels)
+    np.testing.assert_array_equal(observed.unpack(observed.pack(labels), len(bits)), labels)
 
 
 # ── metrics by hand ───────────────────────────────────────────────────────────────────────
@@ -234,7 +234,7 @@ def test_rows_are_the_smallest_statistics():
         metric.observation: metric.observe(scores, targets, scores).shape[1]
         for metric in bound.metrics.values()
     }
-    assert widths == {"label": 2, "top5": 1, "score": 9, "log_loss": 1, "flip": 1}
+    assert widths == {"label": 2, "top5": 1, "score": 9, "log_loss": 1, "confidence": 2, "flip": 1}
     rows = bound.metric("accuracy").observe(scores, targets, None)
     np.testing.assert_array_equal(rows, np.stack([scores.argmax(axis=1), targets], axis=1))
 
@@ -330,7 +330,7 @@ def test_no_examples_are_nan(problem, name):
 def test_directions():
     bound = bind([0, 1], np.zeros((2, 3)))
     lower = {name for name, metric in bound.metrics.items() if not metric.higher_is_better}
-    assert lower == {"log_loss", "prediction_flips"}
+    assert lower == {"log_loss", "ece", "prediction_flips"}
 
 
 def test_many_examples_and_classes_take_seconds():
@@ -379,13 +379,14 @@ def test_shapes_that_do_not_fit_are_refused(targets, output, message):
 
 def test_metrics_stand_in_the_order_of_a_report():
     averages = [f"{name}_{kind}" for kind in ("macro", "micro") for name in POSITIVE]
-    last = ["auroc", "log_loss", "prediction_flips"]
+    last = ["auroc", "log_loss", "ece", "prediction_flips"]
+    labels = [name for name in last if name != "ece"]
     multi_class = ["accuracy", "top5_accuracy", "balanced_accuracy", *averages, *last]
     assert list(bind([0, 1], np.zeros((2, 6))).metrics) == multi_class
     binary = ["accuracy", "balanced_accuracy", *POSITIVE, *averages, *last]
     assert list(bind([0, 1], np.zeros((2, 1))).metrics) == binary
     assert list(bind([0, 1], np.zeros((2, 2))).metrics) == binary
-    assert list(bind([[0, 1]], np.zeros((2, 2))).metrics) == ["accuracy", *averages, *last]
+    assert list(bind([[0, 1]], np.zeros((2, 2))).metrics) == ["accuracy", *averages, *labels]
 
 
 @pytest.mark.parametrize(
@@ -673,3 +674,63 @@ def test_many_classes_keep_no_scores_unasked_and_can_be_judged_again():
     again = TASK.observed(targets, rows)
     for name, metric in bound.metrics.items():
         agree(again(name).summarize(rows[metric.observation]), value(bound, name, targets, scores))
+
+
+# ── calibration error ─────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("width", [1, 2, 5])
+def test_the_calibration_error_is_the_gap_in_fifteen_bins(width):
+    scores = RNG.random((300, width))
+    scores = scores if width == 1 else scores / scores.sum(axis=1, keepdims=True)
+    targets = RNG.integers(0, max(width, 2), 300)
+    if width == 1:
+        confident, predicted = np.maximum(scores, 1 - scores)[:, 0], (scores[:, 0] > 0.5)
+    else:
+        confident, predicted = scores.max(axis=1), scores.argmax(axis=1)
+    right = predicted == targets
+    expected = 0.0
+    for low in range(15):
+        here = (confident >= low / 15) & (confident < (low + 1) / 15)
+        if here.any():
+            expected += abs(right[here].mean() - confident[here].mean()) * here.mean()
+    agree(measure("ece", targets, scores), expected)
+
+
+# ── how far one change moves a metric ─────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("kind", ["binary", "multi-class", "multi-label"])
+def test_no_single_change_moves_a_metric_further_than_its_sway(kind):
+    rng = np.random.default_rng(1)
+    for _ in range(12):
+        n, size = 24, {"binary": 2, "multi-class": 3, "multi-label": 2}[kind]
+        if kind == "multi-label":
+            targets = rng.integers(0, 2, (n, size))
+            predicted = np.where(rng.random((n, size)) < 0.8, targets, 1 - targets)
+            choices = [np.array(bits) for bits in ((0, 0), (0, 1), (1, 0), (1, 1))]
+        else:
+            targets = np.arange(n) % size
+            predicted = np.where(rng.random(n) < 0.8, targets, rng.integers(0, size, n))
+            choices = list(range(size))
+        bound = bind(targets, np.zeros((2, size)) if kind != "binary" else np.zeros((2, 1)))
+
+        def coded(labels, kind=kind, targets=targets):
+            if kind == "multi-label":
+                return np.hstack([observed.pack(labels), observed.pack(targets)])
+            return np.stack([labels, targets], axis=1).astype(float)
+
+        before = Rows(coded(predicted))
+        for metric in bound.metrics.values():
+            if metric.observation != "label":
+                continue
+            reach, value = metric.reach(before), metric.summarize(before)
+            for row in range(n):
+                for choice in choices:
+                    after = predicted.copy()
+                    after[row] = choice
+                    changed = Rows(coded(after))
+                    moved = value - metric.summarize(changed)
+                    assert moved * n <= reach[row] + 1e-9, (metric.name, row)
+                    if (metric.seen(before)[row] == metric.seen(changed)[row]).all():
+                        assert moved == pytest.approx(0, abs=1e-12)

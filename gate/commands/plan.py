@@ -1,0 +1,261 @@
+"""`gate plan`: before anything runs, the examples each budget needs and what a set can decide."""
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydantic import ValidationError
+
+from gate import formats, tasks, trackers
+from gate.commands import _plan_html, _plan_text
+from gate.commands._plan_pages import History, Page, Setting, page
+from gate.errors import DataError, UsageError
+from gate.judgeable import is_clustered, unsupported
+from gate.metrics import ARTIFACT_METRICS
+from gate.planning import Kind, Question, Slice, plan_budgets
+from gate.policy import Budget, Policy, slice_label
+from gate.policy_file import LoadedPolicy, load_policy
+from gate.preflight import preflight
+from gate.records import Array, Column, Counts, Evaluation
+from gate.slices import samples
+from gate.trackers import PastRun, Tracker
+
+_LATEST = 3
+_JUDGED = frozenset({"pass", "fail", "inconclusive", "waived"})
+_Recorded = Sequence[Mapping[str, Any]]
+"""Comparisons of one stored record."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Data:
+    """The held-out set, as far as planning reads it."""
+
+    total: int
+    """Examples in the file."""
+    used: int
+    """Of them, those that `limit` leaves."""
+    columns: Mapping[str, Array]
+    """(N,) of each column that a budget slices by."""
+    clustered: bool
+    """Whether examples share units."""
+
+
+def plan(policy: str, *, tracker: str, html: Path | None) -> str:
+    """The plan of a policy as text; with `html` also written as one page.
+
+    Args:
+        policy: the policy's file.
+        tracker: key of the tracker that earlier runs of the model are taken from.
+        html: file to write.
+
+    Raises:
+        PolicyError: the policy is wrong.
+        UsageError: the format of the data is not known, or `html` cannot be written.
+        DataError: the held-out data are damaged or empty.
+        TrackerError: the tracker cannot be reached.
+        RecordError: a record of an earlier run is damaged.
+    """
+    loaded = load_policy(policy)
+    preflight(loaded, unsupported=unsupported, needs_candidate=False, needs_data=_is_there(loaded))
+    told = _page(loaded, trackers.get(tracker))
+    if html is not None:
+        _write(html, _plan_html.render(told))
+    return _plan_text.render(told)
+
+
+def _page(loaded: LoadedPolicy, tracker: Tracker) -> Page:
+    policy = loaded.policy
+    path = loaded.resolve(policy.judge.held_out.path)
+    data = _read(policy, path) if path.exists() else None
+    runs = _recorded(tracker, policy.model)
+    questions = [
+        _question(policy, budget, data, [found for _, found in runs])
+        for budget in policy.judge.budgets
+    ]
+    alpha, source = _alpha(policy)
+    judge = policy.judge
+    answers = plan_budgets(questions, alpha=alpha, early=judge.stopping == "early", seed=judge.seed)
+    setting = Setting(
+        model=policy.model,
+        policy=str(loaded.file),
+        alpha_source=source,
+        early=judge.stopping == "early",
+        data=str(path),
+        total=data.total if data else None,
+        used=data.used if data else None,
+        clustered=data is not None and data.clustered,
+        history=History(tuple(run.when for run, _ in runs), tracker.where()),
+    )
+    return page(answers, setting)
+
+
+def _alpha(policy: Policy) -> tuple[float, str]:
+    """The one-sided error in force, and where it comes from."""
+    share = f"{policy.judge.confidence * 100:.6g}"
+    return policy.alpha, f"1 − the policy's confidence of {share} %"
+
+
+def _is_there(loaded: LoadedPolicy) -> bool:
+    """Whether every data file exists, so that its columns can be checked."""
+    build = loaded.policy.build
+    sources = (loaded.policy.judge.held_out, build.calibration, build.tuning)
+    return all(loaded.resolve(source.path).exists() for source in sources if source is not None)
+
+
+def _write(file: Path, text: str) -> None:
+    try:
+        file.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise UsageError(
+            f"--html {file} cannot be written ({error.strerror}): name another file"
+        ) from error
+
+
+# ── questions ─────────────────────────────────────────────────────────────────────────────
+
+
+def _question(
+    policy: Policy, budget: Budget, data: _Data | None, runs: Sequence[_Recorded]
+) -> Question:
+    kind = _kind(policy, budget, data)
+    found = [_comparison(comparisons, budget) for comparisons in runs]
+    seen = [_rate(comparison, kind) for comparison in found if comparison is not None]
+    return Question(
+        budget=budget,
+        kind=kind,
+        slices=None if data is None else _slices(budget, data),
+        seen=tuple(rate for rate in seen if rate is not None),
+        reference=_reference(policy, budget, found),
+    )
+
+
+def _kind(policy: Policy, budget: Budget, data: _Data | None) -> Kind:
+    if budget.metric in ARTIFACT_METRICS:
+        return "exact"
+    task = tasks.get(policy.task)
+    proportion = task.proportion(budget.metric) or task.relative(budget.metric)
+    if not proportion or (data is not None and data.clustered):
+        return "spread"
+    if budget.threshold in ("at_least", "at_most"):
+        return "rate"
+    return "relative_drop" if budget.threshold == "max_relative_drop" else "drop"
+
+
+def _reference(
+    policy: Policy, budget: Budget, found: Sequence[Mapping[str, Any] | None]
+) -> float | None:
+    """FP32's value on the whole set as training reported it, else as the last run measured it."""
+    expected = policy.judge.expect_fp32
+    if expected != "unknown" and budget.metric in expected.metrics:
+        return expected.metrics[budget.metric]
+    values = (comparison.get("reference") for comparison in found if comparison is not None)
+    return next((float(value) for value in values if isinstance(value, int | float)), None)
+
+
+# ── data ──────────────────────────────────────────────────────────────────────────────────
+
+
+def _read(policy: Policy, path: Path) -> _Data:
+    """The number of examples from the file's header, and the columns that budgets slice by."""
+    source = policy.judge.held_out
+    kind = formats.of(path, source.format)
+    shapes = kind.columns(path)
+    total = next((shape[0] for shape in shapes.values()), 0)
+    if total == 0:
+        raise DataError(f"{path} is empty: a held-out set needs at least one example")
+    wanted = _sliced_by(policy.judge.budgets) | {"unit"}
+    names = {name for name in wanted if len(shapes.get(name, ())) == 1}
+    columns: dict[str, Array] = {}
+    if names:
+        with tempfile.TemporaryDirectory(prefix="gate-plan-") as scratch:
+            found = kind.read(path, Path(scratch))
+            columns = {name: _values(found[name]) for name in sorted(names)}
+            del found
+    return _Data(
+        total=total,
+        used=min(total, source.limit or total),
+        columns=columns,
+        clustered=is_clustered(columns.get("unit")),
+    )
+
+
+def _sliced_by(budgets: Sequence[Budget]) -> set[str]:
+    each = {budget.each for budget in budgets if budget.each is not None}
+    return each | {column for budget in budgets for column in budget.slice or ()}
+
+
+def _values(column: Column) -> Array:
+    """A copy that outlives the folder it was unpacked to."""
+    return np.array(column[:])
+
+
+def _slices(budget: Budget, data: _Data) -> tuple[Slice, ...] | None:
+    """Labels and sizes, those to be expected where `limit` draws a sample; a slice may have 0.
+
+    None where the data lack the column.
+    """
+    if not _sliced_by([budget]) <= data.columns.keys():
+        return None
+    evaluation = Evaluation(
+        ids=np.empty(data.total, dtype="U0"),
+        targets=np.empty(0),
+        slices=data.columns,
+        unit=None,
+        fp32={},
+        int8={},
+    )
+    found = ((sample, _size(sample.index, data.total)) for sample in samples(budget, evaluation))
+    return tuple(
+        (sample.label, 0 if sample.missing else round(size * data.used / data.total))
+        for sample, size in found
+    )
+
+
+def _size(index: Array | None, total: int) -> int:
+    return total if index is None else len(index)
+
+
+# ── earlier runs ──────────────────────────────────────────────────────────────────────────
+
+
+def _recorded(tracker: Tracker, model: str) -> list[tuple[PastRun, _Recorded]]:
+    """The latest runs that were judged, newest first, with what their records compared."""
+    found: list[tuple[PastRun, _Recorded]] = []
+    for run in tracker.past(model):
+        record = tracker.record(run.run) if run.outcome in _JUDGED else None
+        comparisons = (record or {}).get("comparisons")
+        if isinstance(comparisons, list) and comparisons:
+            found.append((run, [entry for entry in comparisons if isinstance(entry, dict)]))
+        if len(found) == _LATEST:
+            break
+    return found
+
+
+def _comparison(comparisons: _Recorded, budget: Budget) -> Mapping[str, Any] | None:
+    """The budget's metric on its own slice, else on the whole set."""
+    label = slice_label(budget.slice) if budget.slice else None
+    mine = [
+        entry
+        for entry in comparisons
+        if entry.get("metric") == budget.metric and entry.get("against") == budget.against
+    ]
+    for where in dict.fromkeys((label, None)):
+        for entry in mine:
+            if entry.get("slice") == where:
+                return entry
+    return None
+
+
+def _rate(comparison: Mapping[str, Any], kind: Kind) -> float | None:
+    """Its flip rate, or the metric's own value; None where it has none."""
+    if kind == "rate":
+        value = comparison.get("int8")
+        return float(value) if isinstance(value, int | float) else None
+    try:
+        table = Counts.model_validate(comparison.get("counts"))
+    except ValidationError:
+        return None
+    return (table.lost + table.gained) / table.n if table.n > 0 else None
