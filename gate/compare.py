@@ -33,6 +33,8 @@ def compare_budgets(
     metrics: _Metrics,
     artifacts: _Artifacts,
     alpha: float,
+    *,
+    fail_alpha: float | None = None,
 ) -> tuple[Measured, ...]:
     """Measure every budget, `each` once for every value of its column, in the policy's order.
 
@@ -42,6 +44,7 @@ def compare_budgets(
         metrics: by name; a budget whose metric is absent is measured as missing, never skipped.
         artifacts: artifact metrics by name: (FP32, INT8), None where FP32 has no value.
         alpha: one-sided error of each budget, between 0 and 0.5.
+        fail_alpha: that of a FAIL, where a ledger has made the one of a PASS smaller.
 
     Raises:
         EvaluationError: a budget that this version cannot judge, a column that is not there, or
@@ -60,7 +63,7 @@ def compare_budgets(
             found = sample.missing or _draft(budget, sample, metric, evidence)
             drafts.append((budget, sample, found))
     tested = sum(not isinstance(draft, str) and draft.is_tested for _, _, draft in drafts)
-    alpha_fail = alpha / max(tested, 1)
+    alpha_fail = (fail_alpha or alpha) / max(tested, 1)
     return tuple(
         Measured(budget, sample.label, None, reason=draft)
         if isinstance(draft, str)

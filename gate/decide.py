@@ -21,12 +21,13 @@ _EXACT = "exact number"
 _UNDEFINED = "undefined"
 
 
-def decide(measured: Sequence[Measured], alpha: float) -> Verdict:
+def decide(measured: Sequence[Measured], alpha: float, fail_alpha: float | None = None) -> Verdict:
     """All budgets to one verdict: a finding for each, in their order.
 
     Args:
         measured: every budget of the policy, on every slice it is about.
         alpha: one-sided error of each budget, between 0 and 0.5.
+        fail_alpha: that of a FAIL, where a ledger has made the one of a PASS smaller.
 
     Raises:
         EvaluationError: there is nothing to decide on.
@@ -36,8 +37,8 @@ def decide(measured: Sequence[Measured], alpha: float) -> Verdict:
         raise ValueError(f"alpha must lie between 0 and 0.5, not {alpha}")
     if not measured:
         raise EvaluationError("no budget was measured, so nothing can be decided: name a budget")
-    harms = _adjusted(measured)
-    findings = tuple(_finding(one, harm, alpha) for one, harm in zip(measured, harms, strict=True))
+    harms, errors = _adjusted(measured), (alpha, fail_alpha or alpha)
+    findings = tuple(_finding(one, harm, errors) for one, harm in zip(measured, harms, strict=True))
     return Verdict(outcome=_overall(findings), findings=findings)
 
 
@@ -93,11 +94,11 @@ def _is_judged(budget: Budget, found: Comparison) -> bool:
     return _why_undefined(found) is None and not _is_small(budget, found)
 
 
-def _finding(one: Measured, harm: float, alpha: float) -> Finding:
+def _finding(one: Measured, harm: float, errors: tuple[float, float]) -> Finding:
     found = one.comparison
-    outcome, reason, needed = _outcome(one, harm, alpha)
+    outcome, reason, needed = _outcome(one, harm, errors)
     unproven = outcome == "inconclusive" and one.budget.require == "proof"
-    possible = _provable(one, alpha) if unproven else None
+    possible = _provable(one, errors[0]) if unproven else None
     if possible is not None:
         reason += _could(one, possible)
     blocks = outcome == "fail" or unproven
@@ -113,9 +114,12 @@ def _finding(one: Measured, harm: float, alpha: float) -> Finding:
     )
 
 
-def _outcome(one: Measured, harm: float, alpha: float) -> tuple[Outcome, str, int | None]:
+def _outcome(
+    one: Measured, harm: float, errors: tuple[float, float]
+) -> tuple[Outcome, str, int | None]:
     """Outcome, reason, and the examples that would decide."""
     budget, found = one.budget, one.comparison
+    alpha, fail_alpha = errors
     if found is None:
         return "fail", one.reason or f"{budget.metric} was not measured", None
     if _is_small(budget, found) and None not in (found.reference, found.int8):
@@ -123,7 +127,7 @@ def _outcome(one: Measured, harm: float, alpha: float) -> tuple[Outcome, str, in
     undefined = _why_undefined(found)
     if undefined is not None:
         return "fail", undefined, None
-    if _within(harm, alpha):
+    if _within(harm, fail_alpha):
         return "fail", f"{_seen(found, alpha)}, {_beyond(budget, found)}", None
     if _within(_p(found.p_pass), alpha):
         return "pass", f"{_seen(found, alpha)}, {_kept(budget, found)}", None

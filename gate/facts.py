@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from gate import wording
 from gate.recipes import RECIPES, Recipe
 from gate.records import Baseline, GateRecord, SplitInfo
+from gate.statistics import ledger
 from gate.wording import plain
 
 _NAMES = 4
@@ -31,6 +32,19 @@ def _notices(record: GateRecord) -> Iterator[str]:
         yield "A budget was waived: this is not a pass."
     if judge.decision == "point":
         yield "Decided by point estimates (decision: point): chance alone can pass or fail it."
+    if record.attempt is not None and record.attempt >= ledger.FRESH_AT:
+        yield (
+            f"This is attempt {record.attempt} on this held-out set since the last PASS: a PASS "
+            f"now needs α = {record.alpha:.2g}. Seal a fresh held-out set."
+        )
+    if record.stage == "pr" and record.consulted:
+        looks = record.consulted + 1
+        chance = ledger.reuse_error(record.alpha, looks)
+        yield (
+            f"This held-out set has judged {wording.plural(looks, 'candidate')} since the last "
+            f"release: the chance that any one passes falsely is at most {100 * chance:.0f} %, not "
+            f"{100 * record.alpha:.2g} %. A release counts its attempts."
+        )
     if record.stage == "release" and record.ledger == "none":
         yield "No ledger counted this attempt (ledger: none): this cannot be promoted."
     if record.splits.held_out.duplicates:

@@ -16,11 +16,10 @@ from gate.decide import decide
 from gate.errors import (
     UsageError,
 )
-from gate.evaluate import Evaluated, demand_baseline, evaluate, first_outputs, opening
+from gate.evaluate import demand_baseline, evaluate, first_outputs, opening
 from gate.judgeable import unsupported
 from gate.metrics import ARTIFACT_METRICS, ArtifactMetric, Metric
 from gate.normalize import normalize, prove_parity
-from gate.policy import Policy
 from gate.policy_file import LoadedPolicy, load_policy
 from gate.preflight import preflight
 from gate.progress import Progress, Silent
@@ -29,13 +28,14 @@ from gate.records import (
     Array,
     Candidate,
     Comparison,
+    Evaluation,
     GateRecord,
     Int8Model,
     Split,
     Stage,
     Verdict,
 )
-from gate.run import Judged, Run, write
+from gate.run import Judged, Run, charge, write
 from gate.tasks import BoundTask
 
 BACKEND = "onnxruntime"
@@ -95,7 +95,7 @@ def run_gate(
     chosen = _chosen(loaded, candidate)
     keeper = trackers.get(tracker)
     with publish.claimed(None if out is None else Path(out)) as folder:
-        last, unreachable = publish.reach(keeper, loaded.policy.model)
+        known, unreachable = publish.reach(keeper, loaded.policy.model)
         source = chosen if isinstance(chosen, str) else type(chosen).__name__
         with (
             publish.tracing(
@@ -113,7 +113,7 @@ def run_gate(
                 threads=threads or os.cpu_count() or 1,
                 scratch=Path(scratch),
                 progress=progress or Silent(),
-                last=last,
+                known=known,
             )
             judged = _judge(run, chosen, trust=trust, example_inputs=example_inputs)
             record, written = write(run, judged, folder)
@@ -151,6 +151,7 @@ def _judge(
         task, metrics = _metrics(run, candidate, splits["held_out"], fp32, batch_size)
     with run.step("quantize"):
         int8 = _quantize(run, candidate, splits, batch_size, shown[0])
+    cost = charge(run, candidate, splits["held_out"])
     with run.step("evaluate", total=len(splits["held_out"])):
         evaluated = evaluate(
             fp32,
@@ -164,8 +165,20 @@ def _judge(
         )
     baseline = demand_baseline(run.policy.judge.expect_fp32, evaluated.evaluation, metrics)
     with run.step("judge"):
-        comparisons, verdict = _decide(run.policy, candidate, int8, evaluated, metrics)
-    return Judged(candidate, int8, splits, batch_size, evaluated, baseline, comparisons, verdict)
+        comparisons, verdict = _decide(
+            run, cost.alpha, (candidate, int8), evaluated.evaluation, metrics
+        )
+    return Judged(
+        candidate=candidate,
+        int8=int8,
+        splits=splits,
+        batch_size=batch_size,
+        charge=cost,
+        evaluated=evaluated,
+        baseline=baseline,
+        comparisons=comparisons,
+        verdict=verdict,
+    )
 
 
 def _open_splits(run: Run, candidate: Candidate) -> dict[str, Split]:
@@ -226,22 +239,22 @@ def _metrics(
 
 
 def _decide(
-    policy: Policy,
-    candidate: Candidate,
-    int8: Int8Model,
-    evaluated: Evaluated,
+    run: Run,
+    alpha: float,
+    models: tuple[Candidate, Int8Model],
+    evaluation: Evaluation,
     metrics: Mapping[str, Metric],
 ) -> tuple[tuple[Comparison, ...], Verdict]:
-    artifacts = {name: m.measure(candidate, int8) for name, m in ARTIFACT_METRICS.items()}
+    """Every comparison, and what they come to; `alpha` is that of a PASS."""
+    budgets, fail_alpha = run.policy.judge.budgets, run.policy.alpha
+    artifacts = {name: m.measure(*models) for name, m in ARTIFACT_METRICS.items()}
     known: dict[str, Metric | ArtifactMetric] = {**metrics, **ARTIFACT_METRICS}
-    measured = compare_budgets(
-        policy.judge.budgets, evaluated.evaluation, known, artifacts, policy.alpha
-    )
+    measured = compare_budgets(budgets, evaluation, known, artifacts, alpha, fail_alpha=fail_alpha)
     budgeted = tuple(m.comparison for m in measured if m.comparison is not None)
     judged = {comparison.metric for comparison in budgeted if comparison.slice is None}
     others = [metric for name, metric in known.items() if name not in judged]
-    shown = describe(evaluated.evaluation, others, artifacts, policy.alpha)
-    return (*budgeted, *shown), decide(measured, policy.alpha)
+    shown = describe(evaluation, others, artifacts, alpha)
+    return (*budgeted, *shown), decide(measured, alpha, fail_alpha)
 
 
 # ── what it needs to begin ────────────────────────────────────────────────────────────────

@@ -3,14 +3,16 @@
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from gate import reporters
 from gate.errors import GateError, RecordError, TrackerError, UsageError
 from gate.records import GateRecord
+from gate.statistics.ledger import Attempt
 from gate.trackers import PastRun, Tracker
 
 RECORD = "record.json"
@@ -19,6 +21,37 @@ RUNS = Path(".gate")
 _CLAIM = ".gate.lock"
 LastPass = tuple[PastRun, Mapping[str, Any] | None]
 """The newest PASS of a model, and its stored record where it has one."""
+
+
+class Reserve(Protocol):
+    """As `Tracker.reserve`."""
+
+    def __call__(self, model: str, *, held_out: str, key: str) -> Sequence[Attempt] | None:
+        """Count an attempt."""
+
+
+def _uncounted(model: str, *, held_out: str, key: str) -> None:
+    """Nothing counts."""
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What a tracker remembers of a model."""
+
+    last: LastPass | None = None
+    runs: tuple[PastRun, ...] = ()
+    """Newest first."""
+    reserve: Reserve = _uncounted
+
+    def consulted(self, held_out: str, candidate: str) -> int:
+        """Other candidates judged on a held-out set since the last release that passed."""
+        seen = set()
+        for run in self.runs:
+            if run.stage == "release" and run.outcome == "pass":
+                break
+            if run.tags.get("held_out") == held_out:
+                seen.add(run.candidate)
+        return len(seen - {candidate})
 
 
 @contextmanager
@@ -130,17 +163,19 @@ def _replace(path: Path, text: str) -> None:
 # ── the tracker ───────────────────────────────────────────────────────────────────────────
 
 
-def reach(keeper: Tracker, model: str) -> tuple[LastPass | None, TrackerError | None]:
-    """The newest PASS of a model, or why the tracker cannot be reached.
+def reach(keeper: Tracker, model: str) -> tuple[Known, TrackerError | None]:
+    """What is known of a model, or why the tracker cannot be reached.
 
     That it cannot is no reason to stop here: it is told at the end, when the record is safe.
     """
     try:
         keeper.prepare()
-        past = next((run for run in keeper.past(model) if run.outcome == "pass"), None)
-        return (past, _stored(keeper, past)) if past else None, None
+        runs = tuple(keeper.past(model))
+        past = next((run for run in runs if run.outcome == "pass"), None)
+        last = (past, _stored(keeper, past)) if past else None
+        return Known(last, runs, keeper.reserve), None
     except TrackerError as error:
-        return None, error
+        return Known(), error
 
 
 def _stored(keeper: Tracker, past: PastRun) -> Mapping[str, Any] | None:

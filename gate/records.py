@@ -424,8 +424,12 @@ class GateRecord(_Value):
     comparisons: tuple[Comparison, ...]
     """Every budget's, then every other metric of the task."""
     alpha: float
+    """One-sided error allowed of each PASS; a FAIL is allowed the policy's."""
     attempt: int | None = None
     """Attempt on this held-out set since the last PASS; None without a ledger."""
+    consulted: int | None = None
+    """Other candidates judged on this held-out set since the last release that passed; None where
+    nothing remembers."""
     ledger: Literal["none", "tracker"] = "none"
     """What counts attempts: a record without a ledger cannot be promoted."""
     verdict: Verdict

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Literal
 
 from gate import artifact, data, preprocess, publish
 from gate.backends import Backend
@@ -29,6 +30,7 @@ from gate.records import (
     Verdict,
 )
 from gate.since import since
+from gate.statistics import ledger
 
 
 @dataclass(slots=True)
@@ -41,8 +43,8 @@ class Run:
     threads: int
     scratch: Path
     progress: Progress
-    last: publish.LastPass | None
-    """The newest PASS of this model, and its record."""
+    known: publish.Known
+    """What the tracker remembers of this model."""
     seconds: dict[str, float] = field(default_factory=dict)
 
     @property
@@ -60,6 +62,28 @@ class Run:
 
 
 @dataclass(frozen=True, slots=True)
+class Charge:
+    """What judging costs: the error that a PASS is allowed, and who counts."""
+
+    alpha: float
+    attempt: int | None
+    ledger: Literal["none", "tracker"]
+
+
+def charge(run: Run, candidate: Candidate, held_out: Split) -> Charge:
+    """Reserve an attempt at a release, before it is evaluated; a pull request costs nothing."""
+    alpha = run.policy.alpha
+    if run.stage != "release":
+        return Charge(alpha, None, "none")
+    key = ledger.attempt_key(candidate.sha256, run.policy.build.recipe.model_dump_json())
+    past = run.known.reserve(run.policy.model, held_out=held_out.sha256, key=key)
+    if past is None:
+        return Charge(alpha, None, "none")
+    attempt = ledger.attempt_number(past, key)
+    return Charge(ledger.alpha_of_attempt(alpha, attempt), attempt, "tracker")
+
+
+@dataclass(frozen=True, slots=True)
 class Judged:
     """What the verdict rests on."""
 
@@ -67,6 +91,7 @@ class Judged:
     int8: Int8Model
     splits: Mapping[str, Split]
     batch_size: int
+    charge: Charge
     evaluated: Evaluated
     baseline: tuple[Baseline, ...]
     comparisons: tuple[Comparison, ...]
@@ -85,8 +110,8 @@ def write(run: Run, judged: Judged, folder: Path | None) -> tuple[GateRecord, Pa
         publish.keep_models(run.scratch, folder)
         rows_sha256 = artifact.sha256_of(rows)
     record = _record(run, judged, name, created, rows_sha256)
-    if run.last is not None:
-        past, stored = run.last
+    if run.known.last is not None:
+        past, stored = run.known.last
         previous = since(record, stored, run=past.run, when=past.when)
         record = record.model_copy(update={"previous": previous})
     publish.finish(record, folder)
@@ -110,7 +135,10 @@ def _record(run: Run, judged: Judged, name: str, created: datetime, rows_sha256:
         preprocessing_sha256=preprocess.digest(policy.build.preprocess),
         baseline=judged.baseline,
         comparisons=judged.comparisons,
-        alpha=policy.alpha,
+        alpha=judged.charge.alpha,
+        attempt=judged.charge.attempt,
+        ledger=judged.charge.ledger,
+        consulted=run.known.consulted(held_out.sha256, candidate.sha256),
         verdict=judged.verdict,
         provenance=provenance(
             Path.cwd(),

@@ -14,6 +14,7 @@ from support.project import CNN, WIDE_RANGE, Project
 from gate import pipeline
 from gate.cli import cli, exit_code_of
 from gate.errors import TrackerError
+from gate.records import GateRecord
 
 
 @pytest.fixture
@@ -32,7 +33,7 @@ def run(project: Project, *arguments: str, candidate: Path = CNN) -> int:
 
 def test_the_commands_of_the_table_exist() -> None:
     assert set(cli.commands) == {
-        "check", "demo", "history", "judge", "recipes", "report", "run", "schema",
+        "check", "demo", "history", "judge", "plan", "recipes", "report", "run", "schema",
     }  # fmt: skip
 
 
@@ -194,6 +195,49 @@ def test_a_cancelled_job_leaves_nothing_behind(project: Project, tmp_path: Path)
 
 
 # ── the tracker, end to end ───────────────────────────────────────────────────────────────
+
+
+def attempts(out: str) -> tuple[int | None, float, str]:
+    record = GateRecord.model_validate_json((Path(out) / "record.json").read_text())
+    return record.attempt, record.alpha, record.ledger
+
+
+def test_the_ledger_counts_attempts_at_a_release(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    release = ["--stage", "release", "--out"]
+    assert run(project, *release, "one", candidate=WIDE_RANGE) == 1
+    assert attempts("one") == (1, pytest.approx(0.05), "tracker")
+
+    def interrupted(*args: Any, **kwargs: Any) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pipeline, "evaluate", interrupted)
+        project.spec["build"]["recipe"] = "static-per-tensor"
+        project.write()
+        assert run(project, *release, "two") == 130
+    project.spec["build"]["recipe"] = "static"
+    project.write()
+    run(project, *release, "three")  # the interrupted one was counted
+    assert attempts("three") == (3, pytest.approx(0.05 / 9), "tracker")
+    run(project, *release, "again", candidate=WIDE_RANGE)  # judged before: not new
+    assert attempts("again")[0] == 1
+    assert exit_code_of(["judge", "three"]) in (0, 1, 3)
+
+
+def test_a_pull_request_costs_nothing_and_says_how_often_the_set_was_used(
+    project: Project, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run(project, "--out", "one", candidate=WIDE_RANGE)
+    run(project, "--out", "two")
+    assert attempts("two") == (None, pytest.approx(0.05), "none")
+    assert "has judged 2 candidates since the last" in capsys.readouterr().out
+
+
+def test_without_a_tracker_nothing_counts(project: Project) -> None:
+    assert run(project, "--stage", "release", "--tracker", "none", "--out", "one") == 0
+    assert attempts("one") == (None, pytest.approx(0.05), "none")
 
 
 def test_a_release_is_registered_and_remembered(

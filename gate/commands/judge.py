@@ -14,6 +14,7 @@ from gate.policy import Policy
 from gate.policy_file import LoadedPolicy, load_policy
 from gate.preflight import preflight
 from gate.records import Evaluation, GateRecord, PolicySource, Verdict
+from gate.statistics import ledger
 
 _NAMED = 5
 _DUST = 1e-12
@@ -54,8 +55,14 @@ def judge_by(loaded: LoadedPolicy, record: GateRecord, rows: Path) -> GateRecord
         for name, metric in ARTIFACT_METRICS.items()
     }
     policy = record.policy.model_copy(update={"judge": loaded.policy.judge})
+    alpha = ledger.alpha_of_attempt(policy.alpha, record.attempt or 1)
     measured = compare_budgets(
-        policy.judge.budgets, evaluation, {**metrics, **ARTIFACT_METRICS}, artifacts, policy.alpha
+        policy.judge.budgets,
+        evaluation,
+        {**metrics, **ARTIFACT_METRICS},
+        artifacts,
+        alpha,
+        fail_alpha=policy.alpha,
     )
     return record.model_copy(
         update={
@@ -63,8 +70,8 @@ def judge_by(loaded: LoadedPolicy, record: GateRecord, rows: Path) -> GateRecord
             "policy_source": PolicySource(file=str(loaded.budgets_file), lines=dict(loaded.lines)),
             "baseline": baseline,
             "comparisons": tuple(m.comparison for m in measured if m.comparison is not None),
-            "alpha": policy.alpha,
-            "verdict": decide(measured, policy.alpha),
+            "alpha": alpha,
+            "verdict": decide(measured, alpha, policy.alpha),
             "provenance": record.provenance.model_copy(update={"policy_sha256": loaded.sha256}),
         }
     )
@@ -123,12 +130,13 @@ def rejudge(record: GateRecord) -> GateRecord:
     Raises:
         RecordError: the stored verdict is another one; names the budgets that differ.
     """
-    if not 0 < record.alpha <= record.policy.alpha + _DUST:
+    allowed = ledger.alpha_of_attempt(record.policy.alpha, record.attempt or 1)
+    if abs(record.alpha - allowed) > _DUST:
         raise RecordError(
-            f"record {record.id} was judged at α = {record.alpha:g}, and its policy allows "
-            f"{record.policy.alpha:g}: it was changed after it was written. Run the gate again"
+            f"record {record.id} was judged at α = {record.alpha:g}, and its policy and attempt "
+            f"allow {allowed:g}: it was changed after it was written. Run the gate again"
         )
-    verdict = decide(measured_of(record), record.alpha)
+    verdict = decide(measured_of(record), record.alpha, record.policy.alpha)
     differing = _differing(record.verdict, verdict)
     if differing:
         names = ", ".join(differing[:_NAMED])

@@ -8,6 +8,7 @@ from typing import Any, Protocol, cast
 
 from gate import door
 from gate.records import GateRecord
+from gate.statistics.ledger import Attempt
 
 GROUP = "gate.trackers"
 TRACKERS = {
@@ -59,6 +60,13 @@ class Tracker(Protocol):
 
     def log_error(self, model: str, *, stage: str, source: str, error: str) -> None:
         """Keep the trace of a run that could not judge."""
+
+    def reserve(self, model: str, *, held_out: str, key: str) -> Sequence[Attempt] | None:
+        """Count a release about to be judged on the held-out set with that digest.
+
+        Returns all attempts on it, oldest first, this one among them; None where nothing durable
+        counts. `key` is that of `gate.statistics.ledger`.
+        """
 
     def past(self, model: str) -> Sequence[PastRun]:
         """Runs of a model, newest first."""

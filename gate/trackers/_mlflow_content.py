@@ -8,6 +8,7 @@ from pathlib import Path
 
 from gate.policy import Budget
 from gate.records import Comparison, Finding, GateRecord, SplitInfo
+from gate.statistics import ledger
 
 LONGEST_KEY = 250
 LONGEST_TAG = 8000
@@ -144,6 +145,10 @@ def opening_tags(record: GateRecord) -> dict[str, str]:
         f"{PREFIX}candidate": record.candidate.sha256,
         f"{PREFIX}complete": "false",
     }
+    if record.ledger == "tracker":
+        tags[f"{PREFIX}held_out"] = record.splits.held_out.sha256
+        recipe = record.int8.recipe.model_dump_json()
+        tags[f"{PREFIX}attempt_key"] = ledger.attempt_key(record.candidate.sha256, recipe)
     return tags | ({"mlflow.source.git.commit": commit} if commit else {})
 
 
@@ -175,6 +180,21 @@ def tags(record: GateRecord) -> dict[str, str]:
         f"{PREFIX}{key}": shortened(value, LONGEST_TAG)
         for key, value in values.items()
         if value is not None
+    }
+
+
+def error_tags(model: str, *, stage: str, source: str, error: str) -> dict[str, str]:
+    """Of a run that could not judge."""
+    text = shortened(error, LONGEST_TAG)
+    return {
+        "mlflow.source.name": "gate",
+        "mlflow.source.type": "JOB",
+        f"{PREFIX}model": model,
+        f"{PREFIX}stage": stage,
+        f"{PREFIX}source": shortened(source, LONGEST_TAG),
+        f"{PREFIX}error": text,
+        f"{PREFIX}complete": "false",
+        NOTE: shortened(f"**error**: {error}", LONGEST_TAG),
     }
 
 

@@ -16,8 +16,10 @@ from typing import Any, NoReturn
 
 from gate.errors import RecordError, TrackerError
 from gate.records import GateRecord
+from gate.statistics.ledger import Attempt
 from gate.trackers import PastRun
 from gate.trackers import _mlflow_content as content
+from gate.trackers import _mlflow_ledger as ledger
 from gate.trackers import _mlflow_model as packaged
 from gate.trackers import _mlflow_store as store
 
@@ -84,12 +86,24 @@ class MlflowTracker:
         """
         place = store.locate()
         with store.opened(place) as client:
-            tags = _error_tags(model, stage=stage, source=source, error=error)
+            tags = content.error_tags(model, stage=stage, source=source, error=error)
             with place.lock():
                 experiment = _experiment(client, place, model)
             run = client.create_run(experiment, tags=tags, run_name=f"{stage}-error")
             client.set_terminated(run.info.run_id, "FAILED")
             _close(client, run.info.run_id, "error")
+
+    def reserve(self, model: str, *, held_out: str, key: str) -> Sequence[Attempt]:
+        """Count a release about to be judged; all attempts on the held-out set, oldest first.
+
+        Raises:
+            TrackerError: the store cannot be reached or refused.
+        """
+        place = store.locate()
+        with store.opened(place) as client, place.lock():
+            experiment = _experiment(client, place, model)
+            ledger.reserve(client, experiment, model=model, held_out=held_out, key=key)
+            return ledger.attempts(client, experiment, held_out)
 
     def past(self, model: str) -> Sequence[PastRun]:
         """Runs of a model, newest first; `incomplete` where logging was cut short.
@@ -290,20 +304,6 @@ def _ensure_registered(client: Any, name: str, record: GateRecord) -> None:
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
-
-
-def _error_tags(model: str, *, stage: str, source: str, error: str) -> dict[str, str]:
-    text = content.shortened(error, content.LONGEST_TAG)
-    return {
-        "mlflow.source.name": "gate",
-        "mlflow.source.type": "JOB",
-        f"{content.PREFIX}model": model,
-        STAGE: stage,
-        f"{content.PREFIX}source": content.shortened(source, content.LONGEST_TAG),
-        f"{content.PREFIX}error": text,
-        COMPLETE: "false",
-        content.NOTE: content.shortened(f"**error**: {error}", content.LONGEST_TAG),
-    }
 
 
 # ── reading back ──────────────────────────────────────────────────────────────────────────

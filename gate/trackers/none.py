@@ -23,6 +23,9 @@ class NoTracker:
     def log_error(self, model: str, *, stage: str, source: str, error: str) -> None:
         """Keep nothing."""
 
+    def reserve(self, model: str, *, held_out: str, key: str) -> None:
+        """Nothing counts attempts."""
+
     def past(self, model: str) -> Sequence[PastRun]:  # noqa: ARG002
         """No run is remembered."""
         return ()

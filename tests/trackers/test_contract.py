@@ -68,3 +68,31 @@ def test_what_it_does_not_know_is_empty_or_none(tracker: Tracker) -> None:
     assert list(tracker.past("nobody")) == []
     assert tracker.record("0" * 32) is None
     assert list(tracker.models()) == []
+
+
+def test_attempts_are_counted_before_they_are_made_or_not_at_all(
+    tracker: Tracker, kept: Keep
+) -> None:
+    first = tracker.reserve("digits-cnn", held_out="a" * 64, key="one")
+    tracker.reserve("digits-cnn", held_out="b" * 64, key="other set")
+    second = tracker.reserve("digits-cnn", held_out="a" * 64, key="two")
+    if first is None:
+        assert second is None
+        return
+    assert [attempt.key for attempt in first] == ["one"]
+    assert second is not None
+    assert [attempt.key for attempt in second] == ["one", "two"]
+    assert {attempt.outcome for attempt in second} == {None}
+    assert list(tracker.past("digits-cnn")) == []  # a reservation is no run of the gate
+
+
+def test_a_pass_is_among_the_attempts(tracker: Tracker, kept: Keep) -> None:
+    record, folder = kept(stage="release")
+    record = record.model_copy(update={"ledger": "tracker", "attempt": 1})
+    held_out = record.splits.held_out.sha256
+    if tracker.reserve(record.model, held_out=held_out, key="one") is None:
+        return
+    tracker.log(record, folder)
+    found = tracker.reserve(record.model, held_out=held_out, key="two")
+    assert found is not None
+    assert sorted(str(attempt.outcome) for attempt in found) == ["None", "None", "pass"]

@@ -1,0 +1,55 @@
+"""Attempts on a held-out set, counted in MLflow before they are made.
+
+A reservation is a run of its own, so that neither Ctrl-C nor a crash takes it back, and a run that
+somebody deletes in the UI still counts.
+"""
+
+from typing import Any
+
+from gate.statistics.ledger import Attempt
+from gate.trackers import _mlflow_content as content
+
+KEY = f"{content.PREFIX}attempt_key"
+_HELD_OUT = f"{content.PREFIX}held_out"
+_OUTCOME = f"{content.PREFIX}outcome"
+_COMPLETE = f"{content.PREFIX}complete"
+_PAGE = 1000
+
+
+def reserve(client: Any, experiment: str, *, model: str, held_out: str, key: str) -> None:
+    """Write down that a release is about to be judged on a held-out set."""
+    tags = {
+        "mlflow.source.name": "gate",
+        "mlflow.source.type": "JOB",
+        f"{content.PREFIX}model": model,
+        KEY: key,
+        _HELD_OUT: held_out,
+        content.NOTE: "An attempt at a release, counted before it was judged. Do not delete it.",
+    }
+    run = client.create_run(experiment, tags=tags, run_name=f"attempt-{key[:12]}")
+    client.set_terminated(run.info.run_id, "FINISHED")
+
+
+def attempts(client: Any, experiment: str, held_out: str) -> tuple[Attempt, ...]:
+    """Reservations and judged releases on a held-out set, oldest first."""
+    from mlflow.entities import ViewType
+
+    found, token = [], None
+    while True:
+        page = client.search_runs(
+            [experiment],
+            f"tags.`{_HELD_OUT}` = '{held_out}'",
+            run_view_type=ViewType.ALL,
+            max_results=_PAGE,
+            page_token=token,
+        )
+        found += [run for run in page if KEY in run.data.tags]
+        token = page.token
+        if not token:
+            break
+    found.sort(key=lambda run: (run.info.start_time, run.info.run_id))
+    return tuple(Attempt(run.data.tags[KEY], _outcome(run.data.tags)) for run in found)
+
+
+def _outcome(tags: dict[str, str]) -> str | None:
+    return tags.get(_OUTCOME) if tags.get(_COMPLETE) == "true" else None
