@@ -11,11 +11,13 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from gate.judgeable import demand_judgeable, is_clustered
-from gate.methods import POINT_ESTIMATE, UNDEFINED, Draft, Fields, Pairs, judged, shown
+from gate.methods import judged, shown
 from gate.metrics import ArtifactMetric, Metric
+from gate.pairs import POINT_ESTIMATE, UNDEFINED, Draft, Fields, Pairs
 from gate.policy import Budget
 from gate.records import Array, Comparison, Evaluation, Measured
 from gate.slices import Sample, samples
+from gate.stopping import Early
 
 __all__ = ["EXACT_NUMBER", "POINT_ESTIMATE", "UNDEFINED", "compare_budgets", "describe"]
 
@@ -35,6 +37,7 @@ def compare_budgets(
     alpha: float,
     *,
     fail_alpha: float | None = None,
+    early: Early | None = None,
 ) -> tuple[Measured, ...]:
     """Measure every budget, `each` once for every value of its column, in the policy's order.
 
@@ -45,6 +48,7 @@ def compare_budgets(
         artifacts: artifact metrics by name: (FP32, INT8), None where FP32 has no value.
         alpha: one-sided error of each budget, between 0 and 0.5.
         fail_alpha: that of a FAIL, where a ledger has made the one of a PASS smaller.
+        early: what looking while evaluating found, where the policy allowed to stop early.
 
     Raises:
         EvaluationError: a budget that this version cannot judge, a column that is not there, or
@@ -54,7 +58,7 @@ def compare_budgets(
     if not 0 < alpha < 0.5:  # noqa: PLR2004
         raise ValueError(f"alpha must lie between 0 and 0.5, not {alpha}")
     drafts: list[tuple[Budget, Sample, Draft | str]] = []
-    evidence = _Evidence(evaluation, artifacts)
+    evidence = _Evidence(evaluation, artifacts, early)
     for budget in budgets:
         metric = metrics.get(budget.metric)
         if metric is not None:
@@ -118,7 +122,13 @@ def _draft(
         return broken or _artifact(budget, metric, *evidence.artifacts[metric.name])
     if not isinstance(metric, Metric) or not _observed(metric, evidence.evaluation):
         return f"{budget.metric} was not measured"
-    draft = judged(budget, evidence.pairs(metric, sample))
+    looks = evidence.early.looks if evidence.early else {}
+    draft = judged(
+        budget,
+        evidence.pairs(metric, sample),
+        looks.get((budget.id, sample.label)),
+        stopped=evidence.early is not None and evidence.early.stopped,
+    )
     draft = Draft(draft.fields | {"slice": sample.label}, draft.method)
     if draft.method is None or draft.fields["n"] >= budget.min_examples:
         return draft
@@ -134,7 +144,10 @@ def _observed(metric: Metric, evaluation: Evaluation) -> bool:
 class _Evidence:
     """What was measured; rows are cut by metric and slice once, however many budgets ask."""
 
-    def __init__(self, evaluation: Evaluation, artifacts: _Artifacts) -> None:
+    def __init__(
+        self, evaluation: Evaluation, artifacts: _Artifacts, early: Early | None = None
+    ) -> None:
+        self.early = early
         self.evaluation = evaluation
         self.artifacts = artifacts
         # by id, so that no digit of a float sum depends on the order of the file

@@ -6,7 +6,7 @@ that needs none. `gate.identity` says how it is made.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
 
@@ -80,6 +80,20 @@ def locate(name: str, source: DataSource, base: Path) -> Path:
             f"{name}: there is no {path}; `path: {source.path}` is relative to {base.resolve()}"
         )
     return path
+
+
+def shuffled(split: Split, seed: int) -> Split:
+    """The same examples in an order drawn from what they are, so that any head is a sample."""
+    order = np.argsort(identity.lots({"id": split.ids}, seed, "visit"), kind="stable")
+    return replace(
+        split,
+        ids=split.ids[order],
+        content=split.content[order],
+        targets=None if split.targets is None else split.targets[order],
+        slices={name: values[order] for name, values in split.slices.items()},
+        unit=None if split.unit is None else split.unit[order],
+        order=split.order[order],
+    )
 
 
 def prove_disjoint(splits: Sequence[Split]) -> None:

@@ -13,21 +13,29 @@ from gate.errors import EvaluationError, RecordError
 from gate.evidence import examples_needed, is_inside, number, provable
 from gate.policy import Budget
 from gate.records import Comparison, Finding, GateRecord, Measured, Outcome, Verdict
-from gate.statistics import clopper_pearson, holm
+from gate.statistics import clopper_pearson, holm, sequential
 
 _DUST = 1e-12
 _LARGE = 1000
 _EXACT = "exact number"
+_RATES = (clopper_pearson.METHOD, sequential.METHOD)
 _UNDEFINED = "undefined"
 
 
-def decide(measured: Sequence[Measured], alpha: float, fail_alpha: float | None = None) -> Verdict:
+def decide(
+    measured: Sequence[Measured],
+    alpha: float,
+    fail_alpha: float | None = None,
+    *,
+    point: bool = False,
+) -> Verdict:
     """All budgets to one verdict: a finding for each, in their order.
 
     Args:
         measured: every budget of the policy, on every slice it is about.
         alpha: one-sided error of each budget, between 0 and 0.5.
         fail_alpha: that of a FAIL, where a ledger has made the one of a PASS smaller.
+        point: compare the point estimates with the limits instead, as other tools do.
 
     Raises:
         EvaluationError: there is nothing to decide on.
@@ -38,7 +46,10 @@ def decide(measured: Sequence[Measured], alpha: float, fail_alpha: float | None 
     if not measured:
         raise EvaluationError("no budget was measured, so nothing can be decided: name a budget")
     harms, errors = _adjusted(measured), (alpha, fail_alpha or alpha)
-    findings = tuple(_finding(one, harm, errors) for one, harm in zip(measured, harms, strict=True))
+    findings = tuple(
+        _point(one, alpha) if point else _finding(one, harm, errors)
+        for one, harm in zip(measured, harms, strict=True)
+    )
     return Verdict(outcome=_overall(findings), findings=findings)
 
 
@@ -111,6 +122,44 @@ def _finding(one: Measured, harm: float, errors: tuple[float, float]) -> Finding
         blocking=blocks,
         examples_needed=needed,
         provable=possible,
+    )
+
+
+def _point(one: Measured, alpha: float) -> Finding:
+    """By the point estimate alone; how often that errs at this n is part of the reason."""
+    budget, found = one.budget, one.comparison
+    if found is None or _why_undefined(found) is not None or found.method == _EXACT:
+        return _finding(one, 1.0 if found is None else _p(found.p_fail), (alpha, alpha))
+    met = (
+        number(found) >= budget.limit
+        if budget.threshold == "at_least"
+        else (number(found) <= budget.limit)
+    )
+    kept = _kept(budget, found).removeprefix("proven ") if met else _beyond(budget, found)
+    return Finding(
+        budget=budget.id,
+        slice=one.slice,
+        comparison=found,
+        outcome="pass" if met else "fail",
+        reason=f"{_seen(found, alpha)}, {kept} by its point estimate{_errs(budget, found, alpha)}",
+        blocking=not met,
+    )
+
+
+def _errs(budget: Budget, found: Comparison, alpha: float) -> str:
+    """How often chance alone decides, for a release three tenths off the budget either way."""
+    from scipy.special import ndtr, ndtri
+
+    if found.lower is None or found.upper is None or not found.upper > found.lower:
+        return ""
+    if found.quantity not in ("drop", "relative_drop") or budget.limit == 0:
+        return ""
+    se = (found.upper - found.lower) / (2 * float(ndtri(1 - alpha)))
+    wrong = 100 * float(ndtr(-0.3 * budget.limit / se))
+    low, high = (_amount(found, share * budget.limit) for share in (0.7, 1.3))
+    return (
+        f": at {_examples(found.n)} such a gate releases what truly loses {high}, and blocks what "
+        f"truly loses {low}, about {wrong:.0f} % of the time"
     )
 
 
@@ -266,7 +315,7 @@ def _amount(found: Comparison, number: float) -> str:
 def _unit(found: Comparison) -> str:
     if found.quantity == "drop" and found.counts is not None:
         return " pp"
-    is_rate = found.quantity == "value" and found.method == clopper_pearson.METHOD
+    is_rate = found.quantity == "value" and found.method.startswith(_RATES)
     return " %" if is_rate or found.quantity == "relative_drop" else ""
 
 

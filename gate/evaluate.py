@@ -6,7 +6,7 @@ import os
 import zipfile
 import zlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
@@ -23,6 +23,7 @@ from gate.tasks import BoundTask
 SAMPLE = 64
 """Examples whose raw INT8 outputs are kept, for replay elsewhere."""
 _NAMED = 5
+_FAR = 3.3
 _DUST = 1e-12
 """So that 0.98 lies within 0.02 of 0.96."""
 
@@ -34,6 +35,8 @@ class Evaluated:
     evaluation: Evaluation
     sample: Mapping[str, Array]
     """`id` (S,), and `output/<name>` (S, …) for each output."""
+    stopped: str | None = None
+    """Why evaluation ended before the last example; None where it did not."""
 
 
 @dataclass(slots=True)
@@ -44,6 +47,14 @@ class _Collected:
     int8: dict[str, list[Array]] = field(default_factory=dict)
     broken: list[str] = field(default_factory=list)
     sample: dict[str, list[Array]] = field(default_factory=dict)
+
+    def last(self) -> "_Collected":
+        """The newest batch alone."""
+
+        def newest(side: Mapping[str, list[Array]]) -> dict[str, list[Array]]:
+            return {name: rows[-1:] for name, rows in side.items()}
+
+        return _Collected(newest(self.fp32), newest(self.int8), self.broken)
 
 
 def opening(split: Split, batch_size: int) -> list[Mapping[str, Array]]:
@@ -68,24 +79,35 @@ def evaluate(
     batch_size: int,
     seed: int,
     progress: Callable[[int], None],
+    stop: Callable[[Evaluation], str | None] | None = None,
 ) -> Evaluated:
     """Run both models on the same batches, in order, and keep each example's rows.
 
     Args:
         metrics: those whose rows are wanted; metrics of one observation share them.
         batch_size: fixed, because the arithmetic of some kernels depends on it.
+        seed: chooses the examples whose raw outputs are kept.
         progress: called with the number of examples done after each batch.
+        stop: given each batch's rows, says why evaluation may end there, or None; then the
+            split has to come in a random order.
 
     Raises:
         EvaluationError: a model fails, or FP32 itself gives NaN or Inf.
     """
     observed = {metric.observation: metric for metric in metrics.values()}
-    kept = _sampled(len(split), seed)
+    # a random order makes the first examples as good a sample as any
+    kept = _sampled(len(split), seed) if stop is None else np.arange(len(split)) < SAMPLE
     collected = _Collected()
+    why, done = None, 0
     for batch in split.batches(batch_size):
         _observe(fp32, int8, batch, task=task, observed=observed, kept=kept, into=collected)
         progress(len(batch.ids))
-    return Evaluated(_evaluation(split, collected), _joined(collected.sample))
+        done = batch.start + len(batch.ids)
+        why = stop(_evaluation(split, collected.last(), batch.start, done)) if stop else None
+        if why or (stop and collected.broken):
+            break
+    whole = _evaluation(split, collected, 0, done)
+    return Evaluated(whole, _joined(collected.sample), why if done < len(split) else None)
 
 
 def _sampled(n: int, seed: int) -> Array:
@@ -135,7 +157,24 @@ def _demand_finite(scores: Array, batch: Batch) -> None:
         )
 
 
-def _evaluation(split: Split, collected: _Collected) -> Evaluation:
+def _evaluation(split: Split, collected: _Collected, start: int, end: int) -> Evaluation:
+    """Of the examples from `start` to before `end`."""
+    whole = without_rows(split)
+    part = slice(start, end)
+    return replace(
+        whole,
+        ids=whole.ids[part],
+        targets=whole.targets[part],
+        slices={name: values[part] for name, values in whole.slices.items()},
+        unit=None if whole.unit is None else whole.unit[part],
+        fp32={name: Rows(rows) for name, rows in _joined(collected.fp32).items()},
+        int8={name: Rows(rows) for name, rows in _joined(collected.int8).items()},
+        problems=_problems(collected, end),
+    )
+
+
+def without_rows(split: Split) -> Evaluation:
+    """What is known of a split before any model has run."""
     assert split.targets is not None
     target = {"target": split.targets} if split.targets.ndim == 1 else {}
     return Evaluation(
@@ -143,9 +182,8 @@ def _evaluation(split: Split, collected: _Collected) -> Evaluation:
         targets=split.targets,
         slices={**split.slices, **target},
         unit=split.unit,
-        fp32={name: Rows(rows) for name, rows in _joined(collected.fp32).items()},
-        int8={name: Rows(rows) for name, rows in _joined(collected.int8).items()},
-        problems=_problems(collected, len(split)),
+        fp32={},
+        int8={},
     )
 
 
@@ -168,8 +206,13 @@ def demand_baseline(
     expected: ExpectFp32 | Literal["unknown"],
     evaluation: Evaluation,
     metrics: Mapping[str, Metric],
+    *,
+    total: int | None = None,
 ) -> tuple[Baseline, ...]:
     """FP32 held against what training reported.
+
+    Where only some of `total` examples were seen, a share may differ by 3.3 standard errors more,
+    which chance alone exceeds once in a thousand.
 
     Raises:
         BaselineError: it measures something else; then no comparison means anything.
@@ -180,7 +223,8 @@ def demand_baseline(
     for name, value in expected.metrics.items():
         metric = metrics[name]
         measured = metric.summarize(evaluation.fp32[metric.observation])
-        if not abs(measured - value) <= expected.within + _DUST:
+        chance = _chance(measured, len(evaluation.ids), total)
+        if not abs(measured - value) <= expected.within + chance + _DUST:
             raise BaselineError(
                 f"FP32 {name} is {measured:.4f} on the held-out data, and the policy expects "
                 f"{value:.4f} within {expected.within}: preprocessing, class order or data differ "
@@ -190,6 +234,13 @@ def demand_baseline(
             Baseline(metric=name, expected=value, measured=measured, within=expected.within)
         )
     return tuple(checks)
+
+
+def _chance(share: float, seen: int, total: int | None) -> float:
+    """What a sample of `seen` of `total` examples may put a share off."""
+    if total is None or seen >= total or not 0 <= share <= 1:
+        return 0.0
+    return _FAR * math.sqrt(max(share * (1 - share), 1 / seen) / seen * (1 - seen / total))
 
 
 # ── rows.npz ──────────────────────────────────────────────────────────────────────────────

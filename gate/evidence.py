@@ -5,7 +5,7 @@ from functools import lru_cache
 
 from gate.policy import Budget
 from gate.records import Comparison
-from gate.statistics import clopper_pearson, exact, jackknife, power
+from gate.statistics import clopper_pearson, exact, jackknife, power, sequential
 
 _NO_MARGIN = 1e-9
 _STEP = 1.02
@@ -97,8 +97,10 @@ def provable(budget: Budget, found: Comparison, alpha: float) -> float | None:
     """
     if budget.threshold == "at_least":
         return found.lower
-    if found.method != exact.METHOD or found.counts is None:
+    if not found.method.startswith(exact.METHOD) or found.counts is None:
         return found.upper
+    if found.method != exact.METHOD:  # early looks have had their share of the error
+        alpha *= 1.0 - sequential.SHARE
     table = found.counts
     return _provable_drop(table.lost, table.gained, table.n, found.upper or 1.0, alpha)
 

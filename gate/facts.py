@@ -96,7 +96,8 @@ def _seen_of(record: GateRecord) -> str:
     if record.examples_evaluated == record.examples_total:
         return ""
     seen, total = wording.whole(record.examples_evaluated), wording.whole(record.examples_total)
-    return f"; stopped early after {seen} of {total}"
+    why = f", as {record.stopped}" if record.stopped else ""
+    return f"; stopped early after {seen} of {total}{why}"
 
 
 def _proof(record: GateRecord) -> str:

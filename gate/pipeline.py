@@ -16,7 +16,7 @@ from gate.decide import decide
 from gate.errors import (
     UsageError,
 )
-from gate.evaluate import demand_baseline, evaluate, first_outputs, opening
+from gate.evaluate import demand_baseline, evaluate, first_outputs, opening, without_rows
 from gate.judgeable import unsupported
 from gate.metrics import ARTIFACT_METRICS, ArtifactMetric, Metric
 from gate.normalize import normalize, prove_parity
@@ -36,6 +36,7 @@ from gate.records import (
     Verdict,
 )
 from gate.run import Judged, Run, charge, write
+from gate.stopping import Early, Watch
 from gate.tasks import BoundTask
 
 BACKEND = "onnxruntime"
@@ -152,21 +153,26 @@ def _judge(
     with run.step("quantize"):
         int8 = _quantize(run, candidate, splits, batch_size, shown[0])
     cost = charge(run, candidate, splits["held_out"])
-    with run.step("evaluate", total=len(splits["held_out"])):
+    order, watch = _order(run, splits["held_out"], metrics, cost.alpha)
+    with run.step("evaluate", total=len(order)):
         evaluated = evaluate(
             fp32,
             run.backend.open(int8.path, threads=run.threads),
-            splits["held_out"],
+            order,
             task=task,
             metrics=metrics,
             batch_size=batch_size,
             seed=run.policy.judge.seed,
             progress=run.progress.advance,
+            stop=watch,
         )
-    baseline = demand_baseline(run.policy.judge.expect_fp32, evaluated.evaluation, metrics)
+    baseline = demand_baseline(
+        run.policy.judge.expect_fp32, evaluated.evaluation, metrics, total=len(order)
+    )
     with run.step("judge"):
+        early = watch.early(len(evaluated.evaluation.ids), len(order)) if watch else None
         comparisons, verdict = _decide(
-            run, cost.alpha, (candidate, int8), evaluated.evaluation, metrics
+            run, (candidate, int8), evaluated.evaluation, metrics, alpha=cost.alpha, early=early
         )
     return Judged(
         candidate=candidate,
@@ -238,23 +244,40 @@ def _metrics(
     return task, dict(task.metrics) | {name: task.metric(name) for name in extra}
 
 
+def _order(
+    run: Run, held_out: Split, metrics: Mapping[str, Metric], alpha: float
+) -> tuple[Split, Watch | None]:
+    """The held-out set as it is visited, and who looks whether the evidence suffices."""
+    judge = run.policy.judge
+    if judge.stopping == "full":
+        return held_out, None
+    order = data.shuffled(held_out, judge.seed)
+    whole = without_rows(order)
+    return order, Watch(judge.budgets, metrics, whole, alpha=alpha, fail_alpha=run.policy.alpha)
+
+
 def _decide(
     run: Run,
-    alpha: float,
     models: tuple[Candidate, Int8Model],
     evaluation: Evaluation,
     metrics: Mapping[str, Metric],
+    *,
+    alpha: float,
+    early: Early | None,
 ) -> tuple[tuple[Comparison, ...], Verdict]:
     """Every comparison, and what they come to; `alpha` is that of a PASS."""
     budgets, fail_alpha = run.policy.judge.budgets, run.policy.alpha
     artifacts = {name: m.measure(*models) for name, m in ARTIFACT_METRICS.items()}
     known: dict[str, Metric | ArtifactMetric] = {**metrics, **ARTIFACT_METRICS}
-    measured = compare_budgets(budgets, evaluation, known, artifacts, alpha, fail_alpha=fail_alpha)
+    measured = compare_budgets(
+        budgets, evaluation, known, artifacts, alpha, fail_alpha=fail_alpha, early=early
+    )
     budgeted = tuple(m.comparison for m in measured if m.comparison is not None)
     judged = {comparison.metric for comparison in budgeted if comparison.slice is None}
     others = [metric for name, metric in known.items() if name not in judged]
     shown = describe(evaluation, others, artifacts, alpha)
-    return (*budgeted, *shown), decide(measured, alpha, fail_alpha)
+    point = run.policy.judge.decision == "point"
+    return (*budgeted, *shown), decide(measured, alpha, fail_alpha, point=point)
 
 
 # ── what it needs to begin ────────────────────────────────────────────────────────────────

@@ -17,6 +17,7 @@ from gate.metrics import ARTIFACT_METRICS
 from gate.policy import MODEL_URIS, Budget, DataSource, ExpectFp32
 from gate.policy_faults import Finding
 from gate.policy_file import LoadedPolicy, raise_all
+from gate.stopping import unstoppable
 from gate.strict_yaml import Loc
 from gate.tasks import Task
 
@@ -149,6 +150,10 @@ def _budget(
         key = "slice" if budget.slice is not None else "each"
         text = f"{budget.metric} is one number of the whole model, it has no slices; delete `{key}`"
         yield loaded.key_mark(*loc, key), text
+    if loaded.policy.judge.stopping == "early":
+        held_up = unstoppable(budget, proportion=kind.proportion, artifact=kind.artifact)
+        if held_up is not None:
+            yield loaded.mark(*loc, "metric"), held_up
     problem = _out_of_range(budget, kind)
     if problem is not None:
         yield loaded.mark(*loc, budget.threshold), problem
@@ -212,10 +217,11 @@ def _absent_features(loaded: LoadedPolicy) -> Iterator[Finding]:
     """Words of the policy language that this version does not act on are refused, not ignored."""
     judge = loaded.policy.judge
     absent = "is not available in this version of gate"
-    if judge.decision == "point":
-        yield loaded.mark("judge", "decision"), f"`decision: point` {absent}; write confidence"
-    if judge.stopping == "early":
-        yield loaded.mark("judge", "stopping"), f"`stopping: early` {absent}; write full"
+    if judge.decision == "point" and judge.stopping == "early":
+        yield (
+            loaded.mark("judge", "stopping"),
+            "`decision: point` knows no evidence that could suffice early: write `stopping: full`",
+        )
     if judge.anchor is not None:
         yield loaded.key_mark("judge", "anchor"), f"`anchor` {absent}; delete it"
     for index, budget in enumerate(judge.budgets):
@@ -292,7 +298,17 @@ def _columns(loaded: LoadedPolicy) -> list[Finding]:
         shapes = formats.of(path, source.format).columns(path) if os.path.exists(path) else None
     except UsageError:
         return []
-    return [] if shapes is None else list(_slices(loaded, shapes))
+    return [] if shapes is None else [*_slices(loaded, shapes), *_units(loaded, shapes)]
+
+
+def _units(loaded: LoadedPolicy, shapes: _Shapes) -> Iterator[Finding]:
+    """Bets are on independent examples."""
+    if loaded.policy.judge.stopping == "early" and "unit" in shapes:
+        yield (
+            loaded.mark("judge", "stopping"),
+            "the held-out data have a `unit` column, whose examples are not independent of each "
+            "other, so evaluation cannot stop early: write `stopping: full`",
+        )
 
 
 def _slices(loaded: LoadedPolicy, shapes: _Shapes) -> Iterator[Finding]:

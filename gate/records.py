@@ -439,6 +439,9 @@ class GateRecord(_Value):
     """Seconds by step."""
     examples_evaluated: int
     examples_total: int
+    stopped: str | None = None
+    """Why evaluation ended before every example was seen; None where it did not. Such rows were
+    selected by their outcome, and are not compared with again."""
     rows_sha256: str
     """Of rows.npz beside the record."""
 

@@ -151,5 +151,6 @@ def _record(run: Run, judged: Judged, name: str, created: datetime, rows_sha256:
         durations=run.seconds,
         examples_evaluated=len(judged.evaluated.evaluation.ids),
         examples_total=len(held_out),
+        stopped=judged.evaluated.stopped,
         rows_sha256=rows_sha256,
     )

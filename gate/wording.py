@@ -22,6 +22,7 @@ QUANTITIES: dict[Threshold, Quantity] = {
 }
 _RATES = re.compile(r"accuracy|top_?\d+_accuracy|prediction_flips|exact_match")
 _LOWER_IS_BETTER = frozenset({"log_loss", "prediction_flips", "size"})
+_OF_RATES = ("clopper", "betting")
 _SPELLED = {"int8": "INT8", "fp32": "FP32", "f1": "F1", "auroc": "AUROC", "ece": "ECE"}
 _OF_INT8_ALONE = frozenset({"prediction_flips", "int8_share"})
 _HIDDEN = frozenset({"Cc", "Cf", "Cn", "Co", "Cs", "Zl", "Zp"})
@@ -147,7 +148,8 @@ def unit_of(metric: str, comparison: Comparison | None = None) -> Unit:
     if metric == "size":
         return "bytes"
     counted = comparison is not None and (
-        comparison.counts is not None or comparison.method.lower().startswith("clopper")
+        comparison.counts is not None
+        or comparison.method.lower().startswith(("clopper", "betting"))
     )
     return "rate" if counted or _RATES.fullmatch(metric) else "number"
 

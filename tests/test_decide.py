@@ -432,3 +432,26 @@ def test_slices_at_their_budget_rarely_fail_together():
         found = [measured(*p_values(int(b), int(c)), n=n) for b, c, _ in release]
         failed += decide(found, 0.05).outcome == "fail"
     assert failed / releases <= 0.05 + 3 * math.sqrt(0.05 * 0.95 / releases)
+
+
+# ── by the point estimate ─────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("cells", "outcome"), [((880, 22, 12, 86), "pass"), ((880, 22, 11, 87), "fail")]
+)
+def test_a_point_estimate_decides_where_that_is_asked_for(cells, outcome):
+    found = evaluation(*table(*cells))
+    budget = Budget(metric="accuracy", max_drop=0.0105)
+    measured = compare_budgets([budget], found, METRICS, {}, 0.05)
+    verdict = decide(measured, 0.05, point=True)
+    assert verdict.outcome == outcome
+    assert "by its point estimate" in verdict.findings[0].reason
+    assert "releases what truly loses" in verdict.findings[0].reason
+    assert decide(measured, 0.05).outcome == "inconclusive"
+
+
+def test_what_has_no_value_fails_by_the_point_estimate_too():
+    found = evaluation([1, 1], [1, np.nan])
+    measured = compare_budgets([Budget(metric="accuracy", max_drop=0.5)], found, METRICS, {}, 0.05)
+    assert decide(measured, 0.05, point=True).outcome == "fail"

@@ -512,3 +512,39 @@ def test_the_worst_exit_code_of_several_policies_counts(project: Project, tmp_pa
     assert Path("out/bad/record.json").is_file()
     (project.folder / "bad.yaml").write_text("version: 1\n")
     assert exit_code_of(["run", *policies, "--tracker", "none"]) == 2
+
+
+# ── stopping early ────────────────────────────────────────────────────────────────────────
+
+
+def test_stopping_early_comes_to_the_same_verdict_on_fewer_examples(
+    project: Project, tmp_path: Path
+) -> None:
+    full = judged(project, WIDE_RANGE)
+    project.spec["judge"]["stopping"] = "early"
+    project.write()
+    early = judged(project, WIDE_RANGE, out=tmp_path / "out")
+    assert early.verdict.outcome == full.verdict.outcome == "fail"
+    assert early.examples_evaluated < early.examples_total == 1000
+    assert early.stopped == "budget accuracy.max_drop was proven violated"
+    rows = np.load(tmp_path / "out" / "rows.npz")
+    assert len(rows["id"]) == early.examples_evaluated
+    assert early.splits.held_out.sha256 == full.splits.held_out.sha256
+    assert judged(project).verdict.outcome in ("pass", "inconclusive")
+
+
+def test_rows_that_their_outcome_selected_are_not_judged_by_another_policy(
+    project: Project, tmp_path: Path
+) -> None:
+    project.spec["judge"]["stopping"] = "early"
+    project.write()
+    judged(project, WIDE_RANGE, out=tmp_path / "out")
+    assert exit_code_of(["judge", str(tmp_path / "out")]) == 1
+    assert exit_code_of(["judge", str(tmp_path / "out"), "--policy", str(project.policy)]) == 2
+
+
+def test_a_budget_that_nobody_can_bet_on_is_told_at_the_check(project: Project) -> None:
+    project.spec["judge"]["stopping"] = "early"
+    project.budget(metric="f1_macro", max_drop=0.05)
+    with pytest.raises(errors.PolicyError, match=r"f1_macro is no proportion.*stopping: full"):
+        judged(project)

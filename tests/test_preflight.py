@@ -118,8 +118,7 @@ NONE = "there is no data/none.npz; paths are relative to the policy's folder, ."
 
 ONE_FINDING = [
     ("task: classification", "task: clasification", "3:7: unknown task 'clasification'; did you"),
-    ("judge:\n", "judge:\n  decision: point\n", f"8:13: `decision: point` {ABSENT}; write con"),
-    ("judge:\n", "judge:\n  stopping: early\n", f"8:13: `stopping: early` {ABSENT}; write ful"),
+    ("judge:\n", "judge:\n  stopping: early\n", "8:13: the held-out data have a `unit` column"),
     ("judge:\n", "judge:\n  anchor: models:/a/1\n", f"8:3: `anchor` {ABSENT}; delete it"),
     ("accuracy: 0.96,", "acuracy: 0.96,", "9:17: unknown metric 'acuracy'; did you mean 'accura"),
     ("accuracy: 0.96,", "size: 0.96,", "9:17: size is no metric of predictions: FP32 alone has n"),

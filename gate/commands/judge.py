@@ -47,6 +47,12 @@ def judge_by(loaded: LoadedPolicy, record: GateRecord, rows: Path) -> GateRecord
     """
     preflight(loaded, unsupported=unsupported, needs_candidate=False, needs_data=False)
     _demand_same_subject(loaded, record)
+    if record.stopped is not None or record.examples_evaluated < record.examples_total:
+        raise UsageError(
+            f"record {record.id} stopped early, at {record.examples_evaluated:,} of "
+            f"{record.examples_total:,} examples: which ones were seen depends on its own verdict, "
+            "so no other policy can be judged on them. Run the gate with this policy"
+        )
     evaluation = _rows(rows, record)
     metrics = _metrics(loaded.policy, evaluation)
     baseline = demand_baseline(loaded.policy.judge.expect_fp32, evaluation, metrics)
@@ -71,7 +77,9 @@ def judge_by(loaded: LoadedPolicy, record: GateRecord, rows: Path) -> GateRecord
             "baseline": baseline,
             "comparisons": tuple(m.comparison for m in measured if m.comparison is not None),
             "alpha": alpha,
-            "verdict": decide(measured, alpha, policy.alpha),
+            "verdict": decide(
+                measured, alpha, policy.alpha, point=policy.judge.decision == "point"
+            ),
             "provenance": record.provenance.model_copy(update={"policy_sha256": loaded.sha256}),
         }
     )
@@ -136,7 +144,8 @@ def rejudge(record: GateRecord) -> GateRecord:
             f"record {record.id} was judged at α = {record.alpha:g}, and its policy and attempt "
             f"allow {allowed:g}: it was changed after it was written. Run the gate again"
         )
-    verdict = decide(measured_of(record), record.alpha, record.policy.alpha)
+    point = record.policy.judge.decision == "point"
+    verdict = decide(measured_of(record), record.alpha, record.policy.alpha, point=point)
     differing = _differing(record.verdict, verdict)
     if differing:
         names = ", ".join(differing[:_NAMED])

@@ -40,6 +40,8 @@ SHARE = 0.2
 Floats = NDArray[np.float64]
 Count = TypeVar("Count", float, NDArray[Any])
 _BETTORS = 12
+_MOST_GAINED = -99.0
+"""A relative drop of −99 is a hundredfold gain."""
 _BELOW_ONE = math.nextafter(1.0, 0.0)
 
 
@@ -161,6 +163,35 @@ def interval_rate(x: int, n: int, n_total: int, alpha_end: float) -> tuple[float
         return _end(lambda bound: log_e_rate(count, n, bound, n_total)[0], 0, alpha_end)
 
     return 1.0 - upper(n - x), upper(x)
+
+
+def interval_relative(  # noqa: PLR0917  as log_e_relative
+    n11: int, b: int, c: int, n: int, n_total: int, alpha_end: float
+) -> tuple[float, float]:
+    """The relative drops that neither end has disproven: (lower, upper), up to 1.
+
+    As `interval_drop`; each end is found for its own hypothesis, E_pass for the upper one and
+    E_fail for the lower. −inf where no gain is too large to be believed.
+
+    Raises:
+        ValueError: counts are impossible, or `alpha_end` is not between 0 and 1.
+    """
+
+    def log_e(side: int) -> Callable[[float], float]:
+        return lambda r: log_e_relative(n11, b, c, n, r, n_total)[side]
+
+    upper = _end(log_e(0), _MOST_GAINED, alpha_end)
+    target = -math.log(alpha_end)
+    if log_e(1)(_MOST_GAINED) <= target:
+        return -math.inf, upper
+    return _fallen(log_e(1), target), upper
+
+
+def _fallen(log_e: Callable[[float], float], target: float) -> float:
+    """Where ln E_fail, which falls, reaches `target` from above."""
+    from scipy.optimize import brentq
+
+    return float(brentq(lambda r: log_e(r) - target, _MOST_GAINED, _BELOW_ONE, xtol=1e-12))
 
 
 def _end(log_e: Callable[[float], float], lowest: float, alpha_end: float) -> float:

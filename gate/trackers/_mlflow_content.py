@@ -171,6 +171,7 @@ def tags(record: GateRecord) -> dict[str, str]:
         "gate": used.versions.get("gate"),
         "mode": record.policy.judge.mode,
         "ledger": record.ledger,
+        "stopped": record.stopped,
         "attempt": None if record.attempt is None else str(record.attempt),
         "schema_version": str(record.schema_version),
         "blocked": ", ".join(_blocked(record)) or None,

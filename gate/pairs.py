@@ -1,0 +1,139 @@
+"""Both models' rows on the same examples, and what a comparison of them is made of."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+
+from gate.metrics import Metric
+from gate.records import Array, Counts, Rows
+from gate.statistics import jackknife
+
+POINT_ESTIMATE = "point estimate"
+UNDEFINED = "undefined"
+ASYMPTOTIC = "asymptotic"
+Fields = dict[str, Any]
+Pair = tuple[float, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """A statistic, bound to what was counted."""
+
+    name: str
+    interval: Callable[[float], Pair]
+    """Confidence level to lower and upper."""
+    p_values: Callable[[float, float], Pair] | None = None
+    """(α for PASS, α for FAIL) to (p_pass, p_fail); None where nothing is judged."""
+    bets: Callable[[int, float], Pair] | None = None
+    """(examples there were to see, error of each end) to the interval that holds whenever one
+    stops; None where nothing can be bet on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """A comparison before its interval and p-values: these need the number of all budgets."""
+
+    fields: Fields
+    """Of `Comparison`; its method is `undefined` where there is no value."""
+    method: Method | None = None
+    """None where there is no sampling error, no statistic, or no value."""
+
+    @property
+    def is_tested(self) -> bool:
+        """Whether its p-values come from a sample."""
+        return self.method is not None and self.method.p_values is not None
+
+    def untested(self, note: str) -> "Draft":
+        """The same, with its interval alone."""
+        assert self.method is not None
+        return Draft(self.fields | {"note": note}, replace(self.method, p_values=None))
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """One metric's rows of both models, on the examples of one slice."""
+
+    metric: Metric
+    fp32: Rows
+    int8: Rows
+    units: Array
+    """(n,) the independent unit of each example."""
+    clustered: bool
+    """Whether examples share units."""
+    problem: str | None
+    """Why the INT8 rows are not finite."""
+
+    @cached_property
+    def values(self) -> tuple[float | None, float | None]:
+        """(FP32, INT8) on all examples; None where there is none."""
+        # NaN on any example disqualifies the model, also on the slices that it spares
+        int8 = self._value(self.int8) if self.problem is None else None
+        return self._value(self.fp32), int8
+
+    @cached_property
+    def table(self) -> Counts:
+        """FP32 by INT8; "right" is what does not count where a metric is better low."""
+        assert self.metric.per_example is not None
+        good = self.metric.higher_is_better
+        old, new = (self.metric.per_example(rows) == good for rows in (self.fp32, self.int8))
+        return Counts(
+            both_right=int(np.sum(old & new)),
+            lost=int(np.sum(old & ~new)),
+            gained=int(np.sum(~old & new)),
+            both_wrong=int(np.sum(~old & ~new)),
+        )
+
+    @cached_property
+    def unit_of(self) -> Array:
+        """(n,) the number 0..U−1 of each example's unit."""
+        return np.unique(self.units, return_inverse=True)[1]
+
+    @cached_property
+    def replicates(self) -> tuple[Array, Array]:
+        """(G,) each: FP32 and INT8 without each group of units."""
+        groups = jackknife.deal(self.units)
+
+        def without(rows: Rows) -> Array:
+            return jackknife.replicates(lambda kept: self._number(rows.take(kept)), groups)
+
+        return without(self.fp32), without(self.int8)
+
+    def fields(self) -> Fields:
+        """The point estimates as fields of `Comparison`: a drop, until something else is asked."""
+        reference, int8 = self.values
+        fields: Fields = {
+            "metric": self.metric.name,
+            "n": len(self.int8),
+            "reference": reference,
+            "int8": int8,
+            "method": POINT_ESTIMATE,
+            "degradation": None,
+        }
+        if reference is None or int8 is None:
+            return fields | {"method": UNDEFINED, "note": self._why()}
+        if self.metric.is_proportion:
+            table = self.table
+            return fields | {"counts": table, "degradation": (table.lost - table.gained) / table.n}
+        return fields | {"degradation": float(self.metric.worse(reference, int8))}
+
+    def _value(self, rows: Rows) -> float | None:
+        value = self._number(rows)
+        return value if math.isfinite(value) else None
+
+    def _number(self, rows: Rows) -> float:
+        if len(rows) == 0 or not np.isfinite(rows.values).all():
+            return math.nan
+        return float(self.metric.summarize(rows))
+
+    def _why(self) -> str:
+        """Why there is no value."""
+        if not np.isfinite(self.fp32.values).all():
+            return f"{self.metric.name} has no value: the FP32 model gives NaN or Inf"
+        if self.problem is not None or not np.isfinite(self.int8.values).all():
+            problem = self.problem or "the INT8 model gives NaN or Inf"
+            return f"{self.metric.name} has no value: {problem}"
+        return f"{self.metric.name} is undefined on these {len(self.int8)} examples"

@@ -1,0 +1,154 @@
+"""Budgets judged over independent units: by the jackknife, or by the worst case.
+
+The jackknife takes any metric, and proportions whose examples share a unit. Where too few units
+changed for it, only their number counts: if all of them changed for the worst, how far could the
+metric have moved?
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from gate.metrics import Metric
+from gate.pairs import ASYMPTOTIC, UNDEFINED, Draft, Fields, Method, Pair, Pairs
+from gate.policy import Budget
+from gate.records import Array
+from gate.statistics import jackknife
+
+
+@dataclass(frozen=True, slots=True)
+class _Question:
+    """A budget as "θ is at most the bound", and how θ is told."""
+
+    fields: Fields
+    bound: float
+    theta: Callable[[Any, Any], Any]
+    """(FP32, INT8), numbers or arrays, to θ."""
+    told: Callable[[Pair], Pair] = lambda ends: ends
+    """θ's interval as that of the comparison's quantity."""
+    scale: float = 1.0
+    """What one unit of the metric is worth in θ."""
+    rest: float = 0.0
+    """θ of a model that changed nothing, or is without a flaw."""
+    of_flaws: bool = False
+    """Whether it is about INT8 alone, so that flaws count and not changes."""
+
+
+def judged(budget: Budget, pairs: Pairs, fields: Fields) -> Draft:
+    """A budget on these examples, `fields` being their point estimates."""
+    question = _question(budget, pairs.metric, fields)
+    if question is None:
+        note = f"{pairs.metric.name} of FP32 is 0: a share of it has no value"
+        return Draft(fields | {"degradation": None, "method": UNDEFINED, "note": note})
+    changed = _changed(pairs, of_flaws=question.of_flaws)
+    if _enough(pairs, changed):
+        draft = _jackknife(pairs, question)
+        if draft is not None:
+            return draft
+    return _worst_case(pairs, question, changed)
+
+
+def _question(budget: Budget, metric: Metric, fields: Fields) -> _Question | None:
+    """None where a share of FP32's value is asked for, and that is 0."""
+    before, after, limit = abs(fields["reference"]), fields["int8"], budget.limit
+    match budget.threshold:
+        case "max_drop":
+            return _Question(fields, limit, metric.worse)
+        case "at_most":
+            told = fields | {"quantity": "value"}
+            return _Question(told, limit, lambda _, q: q, of_flaws=True)
+        case "at_least":
+            told = fields | {"quantity": "value"}
+            flip = _negated
+            return _Question(told, -limit, lambda _, q: -q, flip, rest=-1.0, of_flaws=True)
+    if before == 0:
+        return None
+    share = fields["degradation"] / before
+    if budget.threshold == "max_relative_drop":
+        told = fields | {"quantity": "relative_drop", "degradation": share}
+        return _Question(told, limit, lambda f, q: metric.worse(f, q) / abs(f), scale=1 / before)
+    told = fields | {"quantity": "ratio", "degradation": after / before - 1}
+    return _Question(told, limit, lambda f, q: q / f, scale=1 / before, rest=1.0)
+
+
+def _negated(ends: Pair) -> Pair:
+    return -ends[1], -ends[0]
+
+
+def _changed(pairs: Pairs, *, of_flaws: bool) -> Array:
+    """(n,) of bool: examples that INT8 changed, or on which it is not flawless."""
+    metric = pairs.metric
+    if of_flaws:
+        flawed = metric.flawed(pairs.int8)
+        return np.ones(len(pairs.int8), dtype=bool) if flawed is None else flawed
+    return np.asarray(np.any(metric.seen(pairs.fp32) != metric.seen(pairs.int8), axis=1))
+
+
+def _enough(pairs: Pairs, changed: Array) -> bool:
+    """Whether the changed units count for as many as the jackknife needs.
+
+    What each weighs is how far it can move the metric: thirty changes of a frequent class and one
+    of a rare class are hardly more than one. (Σw)² / Σw² is Kish's effective number.
+    """
+    reach = pairs.metric.reach(pairs.fp32)
+    known = np.where(np.isfinite(reach), reach, 1.0)
+    weights = np.bincount(pairs.unit_of, weights=known * changed)
+    total = float(weights.sum())
+    return total > 0 and total**2 / float(np.square(weights).sum()) >= jackknife.FEW
+
+
+def _jackknife(pairs: Pairs, question: _Question) -> Draft | None:
+    """None where nothing spreads, so that it would be too sure of itself."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        replicates = np.asarray(question.theta(*pairs.replicates), dtype=np.float64)
+    estimate = jackknife.Estimate(float(question.theta(*pairs.values)), replicates)
+    if not estimate.defined:
+        note = (
+            f"{pairs.metric.name} is undefined without some of its {replicates.size} groups of "
+            "examples: they hold all there is of a class"
+        )
+        return Draft(question.fields | {"degradation": None, "method": UNDEFINED, "note": note})
+    if estimate.se == 0:
+        return None
+    method = Method(
+        jackknife.METHOD,
+        lambda level: question.told(jackknife.interval(estimate, level)),
+        lambda _pass, _fail: jackknife.p_values(estimate, question.bound),
+    )
+    return Draft(question.fields | {"note": ASYMPTOTIC}, method)
+
+
+def _worst_case(pairs: Pairs, question: _Question, changed: Array) -> Draft:
+    """Nothing proves harm; nothing but the number of changed units proves its absence."""
+    units = int(pairs.unit_of.max()) + 1
+    count = len(np.unique(pairs.unit_of[changed]))
+    reach = _reach(pairs, units, of_flaws=question.of_flaws) * question.scale
+    spare = question.bound - question.rest
+
+    def interval(level: float) -> Pair:
+        low, high = jackknife.worst_case_interval(count, units, reach, level)
+        low = 0.0 if question.of_flaws else low
+        return question.told((question.rest + low, question.rest + high))
+
+    def p_values(_pass: float, _fail: float) -> Pair:
+        return jackknife.worst_case_p(count, units, reach, spare), 1.0
+
+    what = "have a flaw" if question.of_flaws else "changed"
+    note = f"{jackknife.WORST_CASE}: {count:,} of {units:,} {_noun(pairs)} {what}"
+    fields = question.fields | {"note": note, "changed": count, "units": units}
+    return Draft(fields, Method(jackknife.WORST_CASE, interval, p_values))
+
+
+def _noun(pairs: Pairs) -> str:
+    return "units" if pairs.clustered else "examples"
+
+
+def _reach(pairs: Pairs, units: int, *, of_flaws: bool) -> float:
+    """How far the metric moves if every unit changes for the worst; inf where nothing bounds it."""
+    reach = pairs.metric.reach(pairs.fp32)
+    if not np.isfinite(reach).all() or (of_flaws and pairs.metric.flawed(pairs.int8) is None):
+        return math.inf
+    return float(np.bincount(pairs.unit_of, weights=reach).max()) * units / len(reach)
