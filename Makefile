@@ -16,7 +16,7 @@ ACTIONS   := $(wildcard action.yml .github/actions/*/action.yml)
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-slow check
+.PHONY: help demo test test-slow bench check
 
 help: ## List what can be made
 	@echo "usage: make TARGET [PYTHON=python3.12] [WORKERS=4]"
@@ -30,6 +30,10 @@ test: $(EVERYTHING) ## Run the tests, without the long simulations
 
 test-slow: $(EVERYTHING) ## Run the long simulations
 	$(BIN)/python -m pytest -q -n $(WORKERS) -m slow --timeout 3600
+
+bench: $(EVERYTHING) ## Measure the verdict against a point estimate, as docs/verdict.md shows
+	@$(PIP) mlxtend
+	@$(BIN)/python benchmarks/verdict.py
 
 check: $(EVERYTHING) ## Format, lint, types, architecture, workflows
 	$(BIN)/ruff format --check .

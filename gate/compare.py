@@ -14,7 +14,7 @@ from gate.judgeable import demand_judgeable, is_clustered
 from gate.methods import judged, shown
 from gate.metrics import ArtifactMetric, Metric
 from gate.pairs import POINT_ESTIMATE, UNDEFINED, Draft, Fields, Pairs
-from gate.policy import Budget
+from gate.policy import Budget, slice_label
 from gate.records import Array, Comparison, Evaluation, Measured
 from gate.slices import Sample, samples
 from gate.stopping import Early
@@ -63,7 +63,7 @@ def compare_budgets(
         metric = metrics.get(budget.metric)
         if metric is not None:
             demand_judgeable(budget, metric)
-        for sample in samples(budget, evaluation):
+        for sample in evidence.samples(budget):
             found = sample.missing or _draft(budget, sample, metric, evidence)
             drafts.append((budget, sample, found))
     tested = sum(not isinstance(draft, str) and draft.is_tested for _, _, draft in drafts)
@@ -153,7 +153,15 @@ class _Evidence:
         # by id, so that no digit of a float sum depends on the order of the file
         self._rank = np.argsort(np.argsort(evaluation.ids, kind="stable"), kind="stable")
         self._clustered = is_clustered(evaluation.unit)
+        self._samples: dict[tuple[str | None, str], tuple[Sample, ...]] = {}
         self._cut: dict[tuple[str, str | None], Pairs] = {}
+
+    def samples(self, budget: Budget) -> tuple[Sample, ...]:
+        """As `slices.samples`, cut once for all budgets on the same slices."""
+        key = budget.each, slice_label(budget.slice or {})
+        if key not in self._samples:
+            self._samples[key] = tuple(samples(budget, self.evaluation))
+        return self._samples[key]
 
     def pairs(self, metric: Metric, sample: Sample) -> Pairs:
         """One metric's rows on the examples of `sample`."""

@@ -14,6 +14,7 @@ T. Tango (1998), "Equivalence test and confidence interval for the difference in
 the paired-sample design", Statistics in Medicine 17.
 """
 
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -44,6 +45,7 @@ def z_statistic(b: ArrayLike, c: ArrayLike, n: ArrayLike, delta: ArrayLike) -> F
     return np.asarray(np.where(swapped, -z, z))
 
 
+@lru_cache(maxsize=4096)  # budgets on one slice ask for the same one
 def interval(b: int, c: int, n: int, level: float) -> tuple[float, float]:
     """The two-sided interval of the drop at confidence `level`, as fractions.
 
