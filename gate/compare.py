@@ -7,12 +7,13 @@ any work by the very rule that refuses it here.
 
 import math
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 import numpy as np
 
 from gate.judgeable import demand_judgeable, is_clustered
-from gate.methods import judged, shown
-from gate.metrics import ArtifactMetric, Metric
+from gate.methods import judged, shown, timed
+from gate.metrics import ArtifactMetric, Metric, Rounds
 from gate.pairs import POINT_ESTIMATE, UNDEFINED, Draft, Fields, Pairs
 from gate.policy import Budget, slice_label
 from gate.records import Array, Comparison, Evaluation, Measured
@@ -38,6 +39,7 @@ def compare_budgets(
     *,
     fail_alpha: float | None = None,
     early: Early | None = None,
+    rounds: Mapping[str, Rounds] | None = None,
 ) -> tuple[Measured, ...]:
     """Measure every budget, `each` once for every value of its column, in the policy's order.
 
@@ -48,6 +50,7 @@ def compare_budgets(
         artifacts: artifact metrics by name: (FP32, INT8), None where FP32 has no value.
         alpha: one-sided error of each budget, between 0 and 0.5.
         fail_alpha: that of a FAIL, where a ledger has made the one of a PASS smaller.
+        rounds: timed metrics by name, one value a round.
         early: what looking while evaluating found, where the policy allowed to stop early.
 
     Raises:
@@ -58,7 +61,7 @@ def compare_budgets(
     if not 0 < alpha < 0.5:  # noqa: PLR2004
         raise ValueError(f"alpha must lie between 0 and 0.5, not {alpha}")
     drafts: list[tuple[Budget, Sample, Draft | str]] = []
-    evidence = _Evidence(evaluation, artifacts, early)
+    evidence = _Evidence(evaluation, artifacts, early, rounds or {})
     for budget in budgets:
         metric = metrics.get(budget.metric)
         if metric is not None:
@@ -116,9 +119,11 @@ def _draft(
     budget: Budget, sample: Sample, metric: Metric | ArtifactMetric | None, evidence: "_Evidence"
 ) -> Draft | str:
     """What there is to compare, or why there is nothing."""
+    # what gives NaN is no model, however small or fast it is
+    broken = next(iter(evidence.evaluation.problems.values()), None)
+    if isinstance(metric, ArtifactMetric) and metric.name in evidence.rounds:
+        return broken or timed(budget, metric, evidence.rounds[metric.name])
     if isinstance(metric, ArtifactMetric) and metric.name in evidence.artifacts:
-        # what gives NaN is no model, however small it is
-        broken = next(iter(evidence.evaluation.problems.values()), None)
         return broken or _artifact(budget, metric, *evidence.artifacts[metric.name])
     if not isinstance(metric, Metric) or not _observed(metric, evidence.evaluation):
         return f"{budget.metric} was not measured"
@@ -145,8 +150,13 @@ class _Evidence:
     """What was measured; rows are cut by metric and slice once, however many budgets ask."""
 
     def __init__(
-        self, evaluation: Evaluation, artifacts: _Artifacts, early: Early | None = None
+        self,
+        evaluation: Evaluation,
+        artifacts: _Artifacts,
+        early: Early | None = None,
+        rounds: Mapping[str, Rounds] = MappingProxyType({}),
     ) -> None:
+        self.rounds = rounds
         self.early = early
         self.evaluation = evaluation
         self.artifacts = artifacts

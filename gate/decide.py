@@ -13,13 +13,14 @@ from gate.errors import EvaluationError, RecordError
 from gate.evidence import examples_needed, is_inside, number, provable
 from gate.policy import Budget
 from gate.records import Comparison, Finding, GateRecord, Measured, Outcome, Verdict
-from gate.statistics import clopper_pearson, holm, sequential
+from gate.statistics import clopper_pearson, holm, latency, sequential
 
 _DUST = 1e-12
 _LARGE = 1000
 _EXACT = "exact number"
 _RATES = (clopper_pearson.METHOD, sequential.METHOD)
 _UNDEFINED = "undefined"
+_OF_TIME = {"latency_p50": " ms", "latency_p95": " ms", "throughput": " /s"}
 
 
 def decide(
@@ -158,7 +159,7 @@ def _errs(budget: Budget, found: Comparison, alpha: float) -> str:
     wrong = 100 * float(ndtr(-0.3 * budget.limit / se))
     low, high = (_amount(found, share * budget.limit) for share in (0.7, 1.3))
     return (
-        f": at {_examples(found.n)} such a gate releases what truly loses {high}, and blocks what "
+        f": at {_rows(found)} such a gate releases what truly loses {high}, and blocks what "
         f"truly loses {low}, about {wrong:.0f} % of the time"
     )
 
@@ -203,7 +204,7 @@ def _p(value: float | None) -> float:
 
 
 def _is_small(budget: Budget, found: Comparison) -> bool:
-    return found.method != _EXACT and found.n < budget.min_examples
+    return found.method != _EXACT and 0 < found.n < budget.min_examples
 
 
 def _why_undefined(found: Comparison) -> str | None:
@@ -222,7 +223,7 @@ def _why_undefined(found: Comparison) -> str | None:
 
 def _too_small(budget: Budget, found: Comparison) -> str:
     return (
-        f"{_subject(found)} rests on {_examples(found.n)}, fewer than the "
+        f"{_subject(found)} rests on {_rows(found)}, fewer than the "
         f"{budget.min_examples:,} of min_examples: listed, not judged"
     )
 
@@ -246,15 +247,12 @@ def _unproven(budget: Budget, found: Comparison, alpha: float, needed: int | Non
     listed = "" if budget.require == "proof" else "not proven: "
     seen = f"{listed}{_seen(found, alpha)}"
     if needed is not None:
-        return (
-            f"{seen}; {_examples(found.n)} {_do(found.n)} not prove it {goal}, "
-            f"about {needed:,} would"
-        )
+        return f"{seen}; {_rows(found)} {_do(found.n)} not prove it {goal}, about {needed:,} would"
     if is_inside(budget, found):
-        return f"{seen}; {_examples(found.n)} {_do(found.n)} not prove it {goal}"
+        return f"{seen}; {_rows(found)} {_do(found.n)} not prove it {goal}"
     return (
-        f"{seen}; that is no better than the limit of {limit}, so more examples alone are not "
-        "expected to prove it"
+        f"{seen}; that is no better than the limit of {limit}, so more {_noun(found)} alone are "
+        "not expected to prove it"
     )
 
 
@@ -263,7 +261,7 @@ def _could(one: Measured, limit: float) -> str:
     found = one.comparison
     assert found is not None
     which = "at least " if one.budget.threshold == "at_least" else ""
-    return f". These {_examples(found.n)} could have proven {which}{_amount(found, limit)}"
+    return f". These {_rows(found)} could have proven {which}{_amount(found, limit)}"
 
 
 def _seen(found: Comparison, alpha: float) -> str:
@@ -315,12 +313,14 @@ def _amount(found: Comparison, number: float) -> str:
 def _unit(found: Comparison) -> str:
     if found.quantity == "drop" and found.counts is not None:
         return " pp"
+    if found.quantity == "value" and found.metric in _OF_TIME:
+        return _OF_TIME[found.metric]
     is_rate = found.quantity == "value" and found.method.startswith(_RATES)
     return " %" if is_rate or found.quantity == "relative_drop" else ""
 
 
 def _bare(found: Comparison, number: float) -> str:
-    if _unit(found):
+    if _unit(found) and found.metric not in _OF_TIME:
         return _decimals(100 * number)
     whole = number == round(number) or abs(number) >= _LARGE
     return f"{number:,.0f}" if whole else f"{number:.4g}"
@@ -332,6 +332,17 @@ def _decimals(number: float) -> str:
     if float(text.replace(",", "")) == 0:
         text = f"{number:.2g}" if abs(number) > _DUST else "0.00"
     return text.replace("-", "−")
+
+
+def _noun(found: Comparison) -> str:
+    return "rounds" if found.method == latency.METHOD else "examples"
+
+
+def _rows(found: Comparison) -> str:
+    """How many there are of what was looked at."""
+    if found.method != latency.METHOD:
+        return _examples(found.n)
+    return f"{found.n:,} round{'' if found.n == 1 else 's'}"
 
 
 def _examples(n: int) -> str:

@@ -5,7 +5,7 @@ from functools import lru_cache
 
 from gate.policy import Budget
 from gate.records import Comparison
-from gate.statistics import clopper_pearson, exact, jackknife, power, sequential
+from gate.statistics import clopper_pearson, exact, jackknife, latency, power, sequential
 
 _NO_MARGIN = 1e-9
 _STEP = 1.02
@@ -37,7 +37,7 @@ def examples_needed(budget: Budget, found: Comparison, alpha: float) -> int | No
     """
     if not is_inside(budget, found):
         return None
-    needed = _formula(budget, found, alpha)
+    needed = None if found.method == latency.METHOD else _formula(budget, found, alpha)
     return None if needed is None else max(needed, found.n + 1)
 
 

@@ -39,8 +39,8 @@ def unsupported(
 def _unsupported_artifact(budget: Budget) -> str | None:
     if budget.threshold in ("max_drop", "max_relative_drop"):
         return (
-            f"`{budget.threshold}` of {budget.metric} means nothing: it is one exact number; "
-            "write `at_least`, `at_most`, or `max_ratio` for the size"
+            f"`{budget.threshold}` of {budget.metric} means nothing: it is one number of the whole "
+            "model; write `at_least`, `at_most`, or `max_ratio` for the size"
         )
     return None
 

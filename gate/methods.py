@@ -4,13 +4,17 @@ Proportions of independent examples have exact tests, and can be bet on, so that
 early. Everything else is judged over units, in `gate.unitwise`.
 """
 
+import math
+from collections.abc import Callable
+
 import numpy as np
 
 from gate import unitwise
+from gate.metrics import ArtifactMetric, Rounds
 from gate.pairs import ASYMPTOTIC, UNDEFINED, Draft, Fields, Method, Pair, Pairs
 from gate.policy import Budget
-from gate.records import Counts
-from gate.statistics import clopper_pearson, exact, ratio, sequential, tango
+from gate.records import Array, Counts
+from gate.statistics import clopper_pearson, exact, latency, ratio, sequential, tango
 from gate.stopping import Look
 
 
@@ -152,3 +156,39 @@ def _looked_at(draft: Draft, method: Method, look: Look, *, stopped: bool) -> Dr
         p_values,
     )
     return Draft(draft.fields, late)
+
+
+# ── time ──────────────────────────────────────────────────────────────────────────────────
+
+
+def timed(budget: Budget, metric: ArtifactMetric, rounds: Rounds) -> Draft:
+    """The median of what each round showed, by the exact sign test; the noise is told with it."""
+    before, after = (float(np.median(side)) for side in (rounds.reference, rounds.int8))
+    ratios = np.log(rounds.int8 / rounds.reference)
+    fields: Fields = {
+        "metric": metric.name,
+        "n": len(rounds.int8),
+        "reference": before,
+        "int8": after,
+        "degradation": float(metric.worse(before, after)),
+        "quantity": "value",
+        "note": f"median of rounds, noise ±{100 * latency.noise(ratios):.1f} % a round",
+    }
+    if budget.threshold == "max_ratio":
+        ratio_of = float(np.exp(np.median(ratios)))
+        fields |= {"quantity": "ratio", "degradation": ratio_of - 1}
+        return Draft(fields, _signs(ratios, math.log(budget.limit), math.exp))
+    if budget.threshold == "at_least":
+        return Draft(fields, _signs(-rounds.int8, -budget.limit, lambda end: -end))
+    return Draft(fields, _signs(rounds.int8, budget.limit, float))
+
+
+def _signs(values: Array, bound: float, told: Callable[[float], float]) -> Method:
+    """The sign test of "the median is at most the bound"; `told` turns an end into its quantity."""
+
+    def interval(level: float) -> Pair:
+        ends = [told(end) if math.isfinite(end) else math.nan
+                for end in latency.interval(values, level)]  # fmt: skip
+        return min(ends), max(ends)
+
+    return Method(latency.METHOD, interval, lambda _pass, _fail: latency.p_values(values, bound))

@@ -108,6 +108,29 @@ class ArtifactMetric:
         return reference - int8 if self.higher_is_better else int8 - reference
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Rounds:
+    """A timed metric of both models, one value a round: (R,) each."""
+
+    reference: Array
+    int8: Array
+
+
+def _by_a_process(fp32: Sized, int8: Quantized) -> tuple[float | None, float]:
+    """Files do not tell; `gate.timing` does."""
+    raise NotImplementedError("this metric is measured by running both models")
+
+
+PROCESS_METRICS: Mapping[str, ArtifactMetric] = {
+    name: ArtifactMetric(name=name, measure=_by_a_process, higher_is_better=better_high)
+    for name, better_high in (
+        ("latency_p50", False),
+        ("latency_p95", False),
+        ("throughput", True),
+        ("peak_memory", False),
+    )
+}
+"""Of one quiet process: milliseconds an inference, examples a second, bytes."""
 ARTIFACT_METRICS: Mapping[str, ArtifactMetric] = {
     metric.name: metric
     for metric in (
@@ -123,3 +146,5 @@ ARTIFACT_METRICS: Mapping[str, ArtifactMetric] = {
         ),
     )
 }
+MODEL_METRICS: Mapping[str, ArtifactMetric] = {**ARTIFACT_METRICS, **PROCESS_METRICS}
+"""Metrics of a model as a whole, which have no slices."""

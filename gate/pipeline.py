@@ -2,15 +2,15 @@
 
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import gate.calibrate as calibration
-from gate import backends, data, formats, preprocess, publish, tasks, trackers
+from gate import backends, data, formats, preprocess, publish, tasks, timing, trackers
 from gate.backends import Runner
-from gate.candidate import fetch, input_columns
+from gate.candidate import Source, fetch, input_columns
 from gate.compare import compare_budgets, describe
 from gate.decide import decide
 from gate.errors import (
@@ -18,7 +18,14 @@ from gate.errors import (
 )
 from gate.evaluate import demand_baseline, evaluate, first_outputs, opening, without_rows
 from gate.judgeable import unsupported
-from gate.metrics import ARTIFACT_METRICS, ArtifactMetric, Metric
+from gate.metrics import (
+    ARTIFACT_METRICS,
+    MODEL_METRICS,
+    PROCESS_METRICS,
+    ArtifactMetric,
+    Metric,
+    Rounds,
+)
 from gate.normalize import normalize, prove_parity
 from gate.policy_file import LoadedPolicy, load_policy
 from gate.preflight import preflight
@@ -130,17 +137,9 @@ def _judge(
     run: Run, chosen: Any, *, trust: bool, example_inputs: Mapping[str, Array] | None
 ) -> Judged:
     with run.step("candidate"):
-        source = fetch(
-            chosen, scratch=run.scratch, trust=trust, examples=_examples(run, example_inputs)
-        )
-        candidate = normalize(
-            source.onnx,
-            name=source.name,
-            sha256=source.sha256,
-            backend=run.backend,
-            threads=run.threads,
-            scratch=run.scratch,
-        )
+        examples = _examples(run, example_inputs)
+        source = fetch(chosen, scratch=run.scratch, trust=trust, examples=examples)
+        candidate = _normalised(run, source)
     with run.step("data"):
         splits = _open_splits(run, candidate)
         batch_size = data.batch_size(run.policy, candidate, splits.values())
@@ -169,10 +168,17 @@ def _judge(
     baseline = demand_baseline(
         run.policy.judge.expect_fp32, evaluated.evaluation, metrics, total=len(order)
     )
+    process = _process(run, (candidate, int8), opening(order, batch_size), batch_size)
     with run.step("judge"):
         early = watch.early(len(evaluated.evaluation.ids), len(order)) if watch else None
         comparisons, verdict = _decide(
-            run, (candidate, int8), evaluated.evaluation, metrics, alpha=cost.alpha, early=early
+            run,
+            (candidate, int8),
+            evaluated.evaluation,
+            metrics,
+            alpha=cost.alpha,
+            early=early,
+            process=process,
         )
     return Judged(
         candidate=candidate,
@@ -184,6 +190,17 @@ def _judge(
         baseline=baseline,
         comparisons=comparisons,
         verdict=verdict,
+    )
+
+
+def _normalised(run: Run, source: Source) -> Candidate:
+    return normalize(
+        source.onnx,
+        name=source.name,
+        sha256=source.sha256,
+        backend=run.backend,
+        threads=run.threads,
+        scratch=run.scratch,
     )
 
 
@@ -240,7 +257,7 @@ def _metrics(
     asked = [budget.metric for budget in policy.judge.budgets]
     if policy.judge.expect_fp32 != "unknown":
         asked += policy.judge.expect_fp32.metrics
-    extra = [name for name in asked if name not in ARTIFACT_METRICS]
+    extra = [name for name in asked if name not in MODEL_METRICS]
     return task, dict(task.metrics) | {name: task.metric(name) for name in extra}
 
 
@@ -256,6 +273,41 @@ def _order(
     return order, Watch(judge.budgets, metrics, whole, alpha=alpha, fail_alpha=run.policy.alpha)
 
 
+@dataclass(frozen=True, slots=True)
+class _Process:
+    """What running both models in a quiet process showed, as far as budgets ask for it."""
+
+    rounds: Mapping[str, Rounds]
+    memory: Mapping[str, tuple[float | None, float]]
+
+
+def _process(
+    run: Run,
+    models: tuple[Candidate, Int8Model],
+    feeds: Sequence[Mapping[str, Array]],
+    batch_size: int,
+) -> _Process:
+    """Time and memory of both models, on the batches that begin the held-out set."""
+    asked = {budget.metric for budget in run.policy.judge.budgets} & PROCESS_METRICS.keys()
+    rounds: Mapping[str, Rounds] = {}
+    memory: dict[str, tuple[float | None, float]] = {}
+    whole = [batch for batch in feeds if len(next(iter(batch.values()))) == batch_size] or feeds
+    if asked - {"peak_memory"}:
+        with run.step("latency"):
+            fp32, int8 = (run.backend.open(m.path, threads=run.threads) for m in models)
+            times = timing.time_models(fp32, int8, whole, seed=run.policy.judge.seed)
+            batch = len(next(iter(whole[0].values())))
+            rounds = timing.by_metric(*times, batch)
+    if "peak_memory" in asked:
+        with run.step("memory"):
+            before, after = (
+                timing.peak_memory(m.path, whole[0], backend=BACKEND, threads=run.threads)
+                for m in models
+            )
+            memory["peak_memory"] = float(before), float(after)
+    return _Process(rounds, memory)
+
+
 def _decide(
     run: Run,
     models: tuple[Candidate, Int8Model],
@@ -264,13 +316,22 @@ def _decide(
     *,
     alpha: float,
     early: Early | None,
+    process: "_Process",
 ) -> tuple[tuple[Comparison, ...], Verdict]:
     """Every comparison, and what they come to; `alpha` is that of a PASS."""
     budgets, fail_alpha = run.policy.judge.budgets, run.policy.alpha
     artifacts = {name: m.measure(*models) for name, m in ARTIFACT_METRICS.items()}
-    known: dict[str, Metric | ArtifactMetric] = {**metrics, **ARTIFACT_METRICS}
+    artifacts |= process.memory
+    known: dict[str, Metric | ArtifactMetric] = {**metrics, **MODEL_METRICS}
     measured = compare_budgets(
-        budgets, evaluation, known, artifacts, alpha, fail_alpha=fail_alpha, early=early
+        budgets,
+        evaluation,
+        known,
+        artifacts,
+        alpha,
+        fail_alpha=fail_alpha,
+        early=early,
+        rounds=process.rounds,
     )
     budgeted = tuple(m.comparison for m in measured if m.comparison is not None)
     judged = {comparison.metric for comparison in budgeted if comparison.slice is None}

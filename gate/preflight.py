@@ -13,7 +13,7 @@ from typing import Protocol
 from gate import formats, tasks
 from gate.door import unknown
 from gate.errors import DataError, UsageError
-from gate.metrics import ARTIFACT_METRICS
+from gate.metrics import MODEL_METRICS, PROCESS_METRICS
 from gate.policy import MODEL_URIS, Budget, DataSource, ExpectFp32
 from gate.policy_faults import Finding
 from gate.policy_file import LoadedPolicy, raise_all
@@ -23,6 +23,12 @@ from gate.tasks import Task
 
 _NO_SLICES = ("id", "unit")
 _PERCENT = 100
+_UNITS = {
+    "latency_p50": "milliseconds",
+    "latency_p95": "milliseconds",
+    "throughput": "examples a second",
+    "peak_memory": "bytes",
+}
 _Shapes = Mapping[str, tuple[int, ...]]
 
 
@@ -107,12 +113,12 @@ def _names(loaded: LoadedPolicy, unsupported: Unsupported) -> Iterator[Finding]:
 
 def _kind(task: Task, metric: str) -> _Kind | None:
     """None where no metric has that name."""
-    if metric in ARTIFACT_METRICS:
+    if metric in MODEL_METRICS:
         return _Kind(
             proportion=False,
             relative=False,
             artifact=True,
-            higher_is_better=ARTIFACT_METRICS[metric].higher_is_better,
+            higher_is_better=MODEL_METRICS[metric].higher_is_better,
             is_share=metric == "int8_share",
         )
     proportion = task.proportion(metric)
@@ -132,7 +138,7 @@ def _budget(
 ) -> Iterator[Finding]:
     kind = _kind(task, budget.metric)
     if kind is None:
-        known = (*task.known, *ARTIFACT_METRICS)
+        known = (*task.known, *MODEL_METRICS)
         yield loaded.mark(*loc, "metric"), unknown("metric", budget.metric, known)
         return
     reason = unsupported(
@@ -171,6 +177,8 @@ def _out_of_range(budget: Budget, kind: _Kind) -> str | None:
         return None
     if share and not 0 <= budget.limit <= 1:
         return f"{what} is a share, from 0 to 1, not {budget.limit:g}" + _percent(budget.limit)
+    if budget.metric in PROCESS_METRICS and budget.limit <= 0:
+        return f"{what} is in {_UNITS[budget.metric]}, above 0, not {budget.limit:g}"
     if budget.metric == "size" and budget.limit < 0:
         return f"{what} is in bytes, 0 or more, not {budget.limit:g}"
     return None

@@ -9,7 +9,7 @@ from typing import Literal
 from gate.policy import Budget, Threshold
 from gate.records import Comparison
 
-Unit = Literal["rate", "bytes", "number"]
+Unit = Literal["rate", "bytes", "number", "ms", "speed"]
 Quantity = Literal["drop", "relative_drop", "value", "ratio"]
 
 NOTHING = "–"
@@ -23,6 +23,13 @@ QUANTITIES: dict[Threshold, Quantity] = {
 _RATES = re.compile(r"accuracy|top_?\d+_accuracy|prediction_flips|exact_match")
 _LOWER_IS_BETTER = frozenset({"log_loss", "prediction_flips", "size"})
 _OF_RATES = ("clopper", "betting")
+_UNITS: dict[str, Unit] = {
+    "size": "bytes",
+    "peak_memory": "bytes",
+    "latency_p50": "ms",
+    "latency_p95": "ms",
+    "throughput": "speed",
+}
 _SPELLED = {"int8": "INT8", "fp32": "FP32", "f1": "F1", "auroc": "AUROC", "ece": "ECE"}
 _OF_INT8_ALONE = frozenset({"prediction_flips", "int8_share"})
 _HIDDEN = frozenset({"Cc", "Cf", "Cn", "Co", "Cs", "Zl", "Zp"})
@@ -135,6 +142,10 @@ def _form(quantity: Quantity, unit: Unit) -> tuple[int, int, str]:
         return 1, 2, " × FP32"
     if quantity == "relative_drop":
         return 100, 2, " %"
+    if unit == "ms":
+        return 1, 3, " ms"
+    if unit == "speed":
+        return 1, 0, " /s"
     if unit == "rate":
         return 100, 2, " pp" if quantity == "drop" else " %"
     return 1, 4, ""
@@ -145,8 +156,8 @@ def _form(quantity: Quantity, unit: Unit) -> tuple[int, int, str]:
 
 def unit_of(metric: str, comparison: Comparison | None = None) -> Unit:
     """What a metric is counted in; a paired table or a rate's interval show a proportion."""
-    if metric == "size":
-        return "bytes"
+    if metric in _UNITS:
+        return _UNITS[metric]
     counted = comparison is not None and (
         comparison.counts is not None
         or comparison.method.lower().startswith(("clopper", "betting"))
@@ -217,9 +228,12 @@ def measured(comparison: Comparison, quantity: Quantity) -> float | None:
     """The number that a budget on `quantity` is about; None where it is undefined."""
     if quantity == "value":
         return comparison.int8
-    if quantity == "ratio":
+    sampled = comparison.quantity == quantity and comparison.lower is not None
+    if quantity == "ratio" and not (sampled and comparison.degradation is not None):
         defined = comparison.int8 is not None and comparison.reference
         return comparison.int8 / comparison.reference if defined else None  # type: ignore[operator]
+    if quantity == "ratio":  # a median of ratios is not the ratio of the medians
+        return 1 + (comparison.degradation or 0.0)
     return comparison.degradation if comparison.quantity == quantity else None
 
 

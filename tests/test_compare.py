@@ -303,7 +303,7 @@ def _fields(found):
         ({"metric": "prediction_flips", "at_least": 0.1}, "better low.*write `at_most`"),
         ({"metric": "prediction_flips", "max_drop": 0.1}, "in itself"),
         ({"metric": "error_rate", "max_relative_drop": 0.1}, "better low"),
-        ({"metric": "size", "max_drop": 5}, "one exact number"),
+        ({"metric": "size", "max_drop": 5}, "one number of the whole model"),
         ({"metric": "size", "at_least": 5}, "better low"),
         ({"metric": "int8_share", "max_ratio": 5}, "better high"),
         ({"metric": "int8_share", "at_most": 0.5}, "better high"),

@@ -548,3 +548,27 @@ def test_a_budget_that_nobody_can_bet_on_is_told_at_the_check(project: Project) 
     project.budget(metric="f1_macro", max_drop=0.05)
     with pytest.raises(errors.PolicyError, match=r"f1_macro is no proportion.*stopping: full"):
         judged(project)
+
+
+# ── time and memory ───────────────────────────────────────────────────────────────────────
+
+
+def test_time_and_memory_are_measured_where_a_budget_asks(project: Project) -> None:
+    project.spec["judge"]["budgets"] += [
+        {"metric": "latency_p50", "max_ratio": 1000.0},
+        {"metric": "throughput", "at_least": 0.001},
+        {"metric": "peak_memory", "max_ratio": 1000.0},
+    ]
+    project.write()
+    record = judged(project)
+    assert record.verdict.outcome == "pass"
+    assert {"latency", "memory"} <= record.durations.keys()
+    memory = next(c for c in record.comparisons if c.metric == "peak_memory")
+    assert memory.method == "exact number"
+    assert not {"latency", "memory"} & judged_without_time(project).durations.keys()
+
+
+def judged_without_time(project: Project) -> GateRecord:
+    del project.spec["judge"]["budgets"][1:]
+    project.write()
+    return judged(project)

@@ -164,7 +164,7 @@ def test_percentages_are_told_what_to_write(old: str, new: str, end: str) -> Non
 def test_unknown_metrics_list_those_of_the_task_and_of_artifacts() -> None:
     (line,) = findings(changed(FIRST, "{metric: map, max_drop: 0.01}"))
     assert "accuracy" in line
-    assert line.endswith("prediction_flips, size, int8_share")
+    assert line.endswith("throughput, peak_memory")
 
 
 def test_all_findings_come_at_once() -> None:

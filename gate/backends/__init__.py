@@ -32,6 +32,9 @@ class Backend(Protocol):
 
     key: str
 
+    def prepare(self) -> None:
+        """Load the runtime itself, before anything is measured."""
+
     def open(self, model: Path, *, threads: int) -> Runner:
         """Load a model as production would: all graph optimizations on.
 

@@ -28,6 +28,10 @@ class OnnxRuntime:
 
     key = "onnxruntime"
 
+    def prepare(self) -> None:
+        """Import ONNX Runtime and what it needs."""
+        _options(1)
+
     def open(self, model: Path, *, threads: int) -> "Session":
         """Load `model` with all graph optimizations and deterministic kernels.
 

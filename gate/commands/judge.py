@@ -9,7 +9,7 @@ from gate.decide import decide, measured_of
 from gate.errors import RecordError, UsageError
 from gate.evaluate import demand_baseline, load_rows
 from gate.judgeable import unsupported
-from gate.metrics import ARTIFACT_METRICS, Metric
+from gate.metrics import ARTIFACT_METRICS, MODEL_METRICS, Metric
 from gate.policy import Policy
 from gate.policy_file import LoadedPolicy, load_policy
 from gate.preflight import preflight
@@ -65,7 +65,7 @@ def judge_by(loaded: LoadedPolicy, record: GateRecord, rows: Path) -> GateRecord
     measured = compare_budgets(
         policy.judge.budgets,
         evaluation,
-        {**metrics, **ARTIFACT_METRICS},
+        {**metrics, **MODEL_METRICS},
         artifacts,
         alpha,
         fail_alpha=policy.alpha,
@@ -125,7 +125,7 @@ def _metrics(policy: Policy, evaluation: Evaluation) -> dict[str, Metric]:
     asked = [budget.metric for budget in policy.judge.budgets]
     if policy.judge.expect_fp32 != "unknown":
         asked += policy.judge.expect_fp32.metrics
-    found = {name: metric(name) for name in asked if name not in ARTIFACT_METRICS}
+    found = {name: metric(name) for name in asked if name not in MODEL_METRICS}
     for name, wanted in found.items():
         if wanted.observation not in evaluation.fp32:
             raise UsageError(f"the record holds no rows for {name}: run the gate with this policy")

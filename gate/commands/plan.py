@@ -14,7 +14,7 @@ from gate.commands import _plan_html, _plan_text
 from gate.commands._plan_pages import History, Page, Setting, page
 from gate.errors import DataError, UsageError
 from gate.judgeable import is_clustered, unsupported
-from gate.metrics import ARTIFACT_METRICS
+from gate.metrics import MODEL_METRICS
 from gate.planning import Kind, Question, Slice, plan_budgets
 from gate.policy import Budget, Policy, slice_label
 from gate.policy_file import LoadedPolicy, load_policy
@@ -133,7 +133,7 @@ def _question(
 
 
 def _kind(policy: Policy, budget: Budget, data: _Data | None) -> Kind:
-    if budget.metric in ARTIFACT_METRICS:
+    if budget.metric in MODEL_METRICS:
         return "exact"
     task = tasks.get(policy.task)
     proportion = task.proportion(budget.metric) or task.relative(budget.metric)
