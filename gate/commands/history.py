@@ -156,6 +156,8 @@ def _outcome(run: PastRun) -> Text:
     why = "logging was cut short" if run.outcome == "incomplete" else why
     text = _plain(run.outcome)
     text.stylize(_STYLES.get(run.outcome, "red"))
+    if "stopped" in run.tags:
+        text.append(" (stopped early)")
     return text.append(": ").append(_plain(_cut(why))) if why else text
 
 

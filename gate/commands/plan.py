@@ -21,6 +21,7 @@ from gate.policy_file import LoadedPolicy, load_policy
 from gate.preflight import preflight
 from gate.records import Array, Column, Counts, Evaluation
 from gate.slices import samples
+from gate.statistics import ledger
 from gate.trackers import PastRun, Tracker
 
 _LATEST = 3
@@ -75,7 +76,7 @@ def _page(loaded: LoadedPolicy, tracker: Tracker) -> Page:
         _question(policy, budget, data, [found for _, found in runs])
         for budget in policy.judge.budgets
     ]
-    alpha, source = _alpha(policy)
+    alpha, source = _alpha(policy, tracker)
     judge = policy.judge
     answers = plan_budgets(questions, alpha=alpha, early=judge.stopping == "early", seed=judge.seed)
     setting = Setting(
@@ -92,10 +93,23 @@ def _page(loaded: LoadedPolicy, tracker: Tracker) -> Page:
     return page(answers, setting)
 
 
-def _alpha(policy: Policy) -> tuple[float, str]:
-    """The one-sided error in force, and where it comes from."""
+def _alpha(policy: Policy, tracker: Tracker) -> tuple[float, str]:
+    """The one-sided error in force for a new candidate's release, and where it comes from."""
     share = f"{policy.judge.confidence * 100:.6g}"
-    return policy.alpha, f"1 − the policy's confidence of {share} %"
+    plain = f"1 − the policy's confidence of {share} %"
+    attempt = _next_attempt(tracker.past(policy.model))
+    if attempt == 1:
+        return policy.alpha, plain
+    told = f"{plain}, over {attempt}²: the next release is attempt {attempt} since the last PASS"
+    return ledger.alpha_of_attempt(policy.alpha, attempt), told
+
+
+def _next_attempt(runs: Sequence[PastRun]) -> int:
+    """Of a candidate that was not judged yet, on the held-out set of the newest release."""
+    for run in runs:
+        if run.stage == "release" and run.tags.get("attempt", "").isdecimal():
+            return 1 if run.outcome == ledger.PASS else int(run.tags["attempt"]) + 1
+    return 1
 
 
 def _is_there(loaded: LoadedPolicy) -> bool:

@@ -164,3 +164,9 @@ def test_nothing_of_a_line_but_its_reason_is_broken(width: int) -> None:
 def test_color_is_only_given_when_it_is_asked_for() -> None:
     assert "\x1b[32mpass" in render([past()], color=True)
     assert "\x1b" not in render([past()])
+
+
+def test_a_run_that_stopped_early_is_marked() -> None:
+    tags = past().tags | {"stopped": "every budget that needs proof was proven"}
+    text = render([past(1, tags=tags), past(2)], width=160)
+    assert text.count("(stopped early)") == 1

@@ -319,15 +319,22 @@ class Memory:
 
     key = "memory"
 
-    def __init__(self, *records: Mapping[str, Any] | None, outcome: str = "pass") -> None:
+    def __init__(
+        self,
+        *records: Mapping[str, Any] | None,
+        outcome: str = "pass",
+        stage: str = "pr",
+        **tags: str,
+    ) -> None:
         self.records = records
         self.outcome = outcome
+        self.stage, self.tags = stage, tags
 
     def past(self, model: str) -> Sequence[PastRun]:
         assert model == "cnn"
         whens = [START - timedelta(hours=hours) for hours in range(len(self.records))]
         return [
-            PastRun(str(i), when, "pr", self.outcome, "a" * 64, None, {}, {})
+            PastRun(str(i), when, self.stage, self.outcome, "a" * 64, None, {}, self.tags)
             for i, when in enumerate(whens)
         ]
 
@@ -362,6 +369,17 @@ def test_flip_rates_are_those_of_the_last_three_runs(remember: Any) -> None:
     found = [row[0] for row in rows(text)]
     assert found == ["0.40", "0.40", "0.70", "0.70", "1.10"]
     assert "at 0.70 % correctness flips" in flat(text)
+
+
+@pytest.mark.parametrize(
+    ("outcome", "expected"), [("pass", "α = 0.05 a budget"), ("fail", "attempt 4 since the last")]
+)
+def test_the_error_in_force_is_that_of_the_next_attempt(
+    remember: Any, outcome: str, expected: str
+) -> None:
+    save(1000)
+    remember(record(3, 1), outcome=outcome, stage="release", attempt="3")
+    assert expected in flat(planned(DROP, tracker="memory"))
 
 
 def test_a_model_without_runs_is_assumed_about(remember: Any) -> None:
