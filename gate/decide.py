@@ -13,13 +13,15 @@ from gate.errors import EvaluationError, RecordError
 from gate.evidence import examples_needed, is_inside, number, provable
 from gate.policy import Budget
 from gate.records import Comparison, Finding, GateRecord, Measured, Outcome, Verdict
-from gate.statistics import clopper_pearson, holm, latency, sequential
+from gate.statistics import clopper_pearson, holm, jackknife, latency, sequential
 
 _DUST = 1e-12
 _LARGE = 1000
 _EXACT = "exact number"
 _RATES = (clopper_pearson.METHOD, sequential.METHOD)
 _UNDEFINED = "undefined"
+_USELESS = 50
+"""So many times its limit nobody wants to hear that a budget could have been proven."""
 _OF_TIME = {"latency_p50": " ms", "latency_p95": " ms", "throughput": " /s"}
 
 
@@ -153,14 +155,16 @@ def _errs(budget: Budget, found: Comparison, alpha: float) -> str:
 
     if found.lower is None or found.upper is None or not found.upper > found.lower:
         return ""
-    if found.quantity not in ("drop", "relative_drop") or budget.limit == 0:
+    rough = found.method == jackknife.WORST_CASE
+    if rough or found.quantity not in ("drop", "relative_drop") or budget.limit == 0:
         return ""
     se = (found.upper - found.lower) / (2 * float(ndtri(1 - alpha)))
     wrong = 100 * float(ndtr(-0.3 * budget.limit / se))
+    often = f"about {wrong:.0f}" if wrong >= 1 else "less than 1"
     low, high = (_amount(found, share * budget.limit) for share in (0.7, 1.3))
     return (
         f": at {_rows(found)} such a gate releases what truly loses {high}, and blocks what "
-        f"truly loses {low}, about {wrong:.0f} % of the time"
+        f"truly loses {low}, {often} % of the time"
     )
 
 
@@ -190,7 +194,9 @@ def _provable(one: Measured, alpha: float) -> float | None:
     found = one.comparison
     if found is None or _is_small(one.budget, found) or found.p_pass is None:
         return None
-    return provable(one.budget, found, alpha)
+    possible = provable(one.budget, found, alpha)
+    far = possible is not None and possible > _USELESS * max(one.budget.limit, 0.01)
+    return None if far else possible
 
 
 def _within(p: float, alpha: float) -> bool:
@@ -261,7 +267,8 @@ def _could(one: Measured, limit: float) -> str:
     found = one.comparison
     assert found is not None
     which = "at least " if one.budget.threshold == "at_least" else ""
-    return f". These {_rows(found)} could have proven {which}{_amount(found, limit)}"
+    these = "This" if found.n == 1 else "These"
+    return f". {these} {_rows(found)} could have proven {which}{_amount(found, limit)}"
 
 
 def _seen(found: Comparison, alpha: float) -> str:

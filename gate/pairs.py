@@ -136,4 +136,6 @@ class Pairs:
         if self.problem is not None or not np.isfinite(self.int8.values).all():
             problem = self.problem or "the INT8 model gives NaN or Inf"
             return f"{self.metric.name} has no value: {problem}"
-        return f"{self.metric.name} is undefined on these {len(self.int8)} examples"
+        n = len(self.int8)
+        which = "this 1 example" if n == 1 else f"these {n:,} examples"
+        return f"{self.metric.name} is undefined on {which}"

@@ -39,7 +39,7 @@ from gate.tasks._classification_rows import (
     see_top,
     unpack,
 )
-from gate.tasks._classification_sway import of_auroc, of_average
+from gate.tasks._classification_sway import of_auroc, of_average, of_balanced_accuracy
 
 _REPORTED_K = 5
 _MANY_CLASSES = 100
@@ -179,7 +179,7 @@ def catalogue(problem: Problem) -> dict[str, Metric]:
                 problem,
                 "balanced_accuracy",
                 partial(_balanced, problem),
-                of_average("recall", "_macro"),
+                of_balanced_accuracy,
                 hits_only=True,
             )
         )

@@ -29,6 +29,13 @@ def of_average(term: str, suffix: str) -> _Sway:
     return sway
 
 
+def of_balanced_accuracy(problem: Problem, values: Array) -> Array:
+    """A class among those of the targets, whatever is predicted."""
+    counts, n = count(problem, values), len(values)
+    actual = values[:, 1].astype(np.int64)
+    return np.asarray(_share(n, counts.actual)[actual] / np.count_nonzero(counts.actual))
+
+
 def of_auroc(problem: Problem, values: Array) -> Array:
     """A score moves at most its own share of each class's pairs: 1/n among n of its side."""
     n = len(values)
@@ -52,7 +59,10 @@ def _classes(problem: Problem, values: Array, term: str) -> Array:
     """Macro averages over classes; a class without examples makes them unbounded."""
     counts, n = count(problem, values), len(values)
     predicted, actual = values.astype(np.int64).T
-    present = int(np.count_nonzero(counts.predicted + counts.actual))
+    occurs = counts.predicted + counts.actual > 0
+    if not occurs.all():  # a first prediction of a class adds a term to the mean
+        return np.full(n, np.inf)
+    present = len(occurs)
     if term == "recall":
         return np.asarray(_share(n, counts.actual)[actual] / present)
     shares = _share(n, counts.predicted if term == "precision" else counts.actual)
