@@ -13,10 +13,10 @@ import numpy as np
 
 from gate.judgeable import demand_judgeable, is_clustered
 from gate.methods import judged, shown, timed
-from gate.metrics import ArtifactMetric, Metric, Rounds
+from gate.metrics import ArtifactMetric, Metric
 from gate.pairs import POINT_ESTIMATE, UNDEFINED, Draft, Fields, Pairs
 from gate.policy import Budget, slice_label
-from gate.records import Array, Comparison, Evaluation, Measured
+from gate.records import Array, Comparison, Evaluation, Measured, Rounds
 from gate.slices import Sample, samples
 from gate.stopping import Early
 

@@ -10,10 +10,10 @@ from collections.abc import Callable
 import numpy as np
 
 from gate import unitwise
-from gate.metrics import ArtifactMetric, Rounds
+from gate.metrics import ArtifactMetric
 from gate.pairs import ASYMPTOTIC, UNDEFINED, Draft, Fields, Method, Pair, Pairs
 from gate.policy import Budget
-from gate.records import Array, Counts
+from gate.records import Array, Counts, Rounds
 from gate.statistics import clopper_pearson, exact, latency, ratio, sequential, tango
 from gate.stopping import Look
 
@@ -163,11 +163,12 @@ def _looked_at(draft: Draft, method: Method, look: Look, *, stopped: bool) -> Dr
 
 def timed(budget: Budget, metric: ArtifactMetric, rounds: Rounds) -> Draft:
     """The median of what each round showed, by the exact sign test; the noise is told with it."""
-    before, after = (float(np.median(side)) for side in (rounds.reference, rounds.int8))
-    ratios = np.log(rounds.int8 / rounds.reference)
+    reference, int8 = np.array(rounds.reference), np.array(rounds.int8)
+    before, after = float(np.median(reference)), float(np.median(int8))
+    ratios = np.log(int8 / reference)
     fields: Fields = {
         "metric": metric.name,
-        "n": len(rounds.int8),
+        "n": len(int8),
         "reference": before,
         "int8": after,
         "degradation": float(metric.worse(before, after)),
@@ -179,8 +180,8 @@ def timed(budget: Budget, metric: ArtifactMetric, rounds: Rounds) -> Draft:
         fields |= {"quantity": "ratio", "degradation": ratio_of - 1}
         return Draft(fields, _signs(ratios, math.log(budget.limit), math.exp))
     if budget.threshold == "at_least":
-        return Draft(fields, _signs(-rounds.int8, -budget.limit, lambda end: -end))
-    return Draft(fields, _signs(rounds.int8, budget.limit, float))
+        return Draft(fields, _signs(-int8, -budget.limit, lambda end: -end))
+    return Draft(fields, _signs(int8, budget.limit, float))
 
 
 def _signs(values: Array, bound: float, told: Callable[[float], float]) -> Method:

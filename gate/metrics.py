@@ -108,14 +108,6 @@ class ArtifactMetric:
         return reference - int8 if self.higher_is_better else int8 - reference
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Rounds:
-    """A timed metric of both models, one value a round: (R,) each."""
-
-    reference: Array
-    int8: Array
-
-
 def _by_a_process(fp32: Sized, int8: Quantized) -> tuple[float | None, float]:
     """Files do not tell; `gate.timing` does."""
     raise NotImplementedError("this metric is measured by running both models")

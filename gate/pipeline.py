@@ -24,7 +24,6 @@ from gate.metrics import (
     PROCESS_METRICS,
     ArtifactMetric,
     Metric,
-    Rounds,
 )
 from gate.normalize import normalize, prove_parity
 from gate.policy_file import LoadedPolicy, load_policy
@@ -38,6 +37,7 @@ from gate.records import (
     Evaluation,
     GateRecord,
     Int8Model,
+    ProcessInfo,
     Split,
     Stage,
     Verdict,
@@ -190,6 +190,7 @@ def _judge(
         baseline=baseline,
         comparisons=comparisons,
         verdict=verdict,
+        process=process,
     )
 
 
@@ -273,39 +274,30 @@ def _order(
     return order, Watch(judge.budgets, metrics, whole, alpha=alpha, fail_alpha=run.policy.alpha)
 
 
-@dataclass(frozen=True, slots=True)
-class _Process:
-    """What running both models in a quiet process showed, as far as budgets ask for it."""
-
-    rounds: Mapping[str, Rounds]
-    memory: Mapping[str, tuple[float | None, float]]
-
-
 def _process(
     run: Run,
     models: tuple[Candidate, Int8Model],
     feeds: Sequence[Mapping[str, Array]],
     batch_size: int,
-) -> _Process:
+) -> ProcessInfo:
     """Time and memory of both models, on the batches that begin the held-out set."""
     asked = {budget.metric for budget in run.policy.judge.budgets} & PROCESS_METRICS.keys()
-    rounds: Mapping[str, Rounds] = {}
-    memory: dict[str, tuple[float | None, float]] = {}
     whole = [batch for batch in feeds if len(next(iter(batch.values()))) == batch_size] or feeds
+    found = ProcessInfo()
     if asked - {"peak_memory"}:
         with run.step("latency"):
             fp32, int8 = (run.backend.open(m.path, threads=run.threads) for m in models)
             times = timing.time_models(fp32, int8, whole, seed=run.policy.judge.seed)
-            batch = len(next(iter(whole[0].values())))
-            rounds = timing.by_metric(*times, batch)
+            rounds = timing.by_metric(*times, batch=len(next(iter(whole[0].values()))))
+            found = found.model_copy(update={"rounds": rounds})
     if "peak_memory" in asked:
         with run.step("memory"):
-            before, after = (
+            peaks = tuple(
                 timing.peak_memory(m.path, whole[0], backend=BACKEND, threads=run.threads)
                 for m in models
             )
-            memory["peak_memory"] = float(before), float(after)
-    return _Process(rounds, memory)
+            found = found.model_copy(update={"peak_memory": peaks})
+    return found
 
 
 def _decide(
@@ -316,12 +308,12 @@ def _decide(
     *,
     alpha: float,
     early: Early | None,
-    process: "_Process",
+    process: ProcessInfo,
 ) -> tuple[tuple[Comparison, ...], Verdict]:
     """Every comparison, and what they come to; `alpha` is that of a PASS."""
     budgets, fail_alpha = run.policy.judge.budgets, run.policy.alpha
     artifacts = {name: m.measure(*models) for name, m in ARTIFACT_METRICS.items()}
-    artifacts |= process.memory
+    artifacts |= process.numbers
     known: dict[str, Metric | ArtifactMetric] = {**metrics, **MODEL_METRICS}
     measured = compare_budgets(
         budgets,

@@ -325,6 +325,34 @@ class CandidateInfo(_Value):
         return cls(**told)
 
 
+class Rounds(_Value):
+    """A timed metric of both models, one value a round."""
+
+    reference: tuple[float, ...]
+    int8: tuple[float, ...]
+
+
+class ProcessInfo(_Value):
+    """What running both models in a quiet process showed, as far as budgets asked for it."""
+
+    rounds: dict[str, Rounds] = {}
+    """By timed metric: milliseconds an inference, examples a second."""
+    peak_memory: tuple[int, int] | None = None
+    """Bytes: FP32's and INT8's."""
+
+    @property
+    def numbers(self) -> dict[str, tuple[float | None, float]]:
+        """What has one value a model, by metric."""
+        if self.peak_memory is None:
+            return {}
+        return {"peak_memory": (float(self.peak_memory[0]), float(self.peak_memory[1]))}
+
+    @property
+    def measured(self) -> set[str]:
+        """Names of the metrics that were measured."""
+        return {*self.rounds, *self.numbers}
+
+
 class Int8Info(_Value):
     """The INT8 artifact, as it was judged."""
 
@@ -435,6 +463,8 @@ class GateRecord(_Value):
     verdict: Verdict
     previous: PreviousRelease | None = None
     provenance: Provenance
+    process: ProcessInfo = ProcessInfo()
+    """Latency and memory, so that other budgets can be judged on them."""
     durations: dict[str, float]
     """Seconds by step."""
     examples_evaluated: int

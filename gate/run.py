@@ -24,6 +24,7 @@ from gate.records import (
     Int8Info,
     Int8Model,
     PolicySource,
+    ProcessInfo,
     Split,
     Splits,
     Stage,
@@ -96,6 +97,7 @@ class Judged:
     baseline: tuple[Baseline, ...]
     comparisons: tuple[Comparison, ...]
     verdict: Verdict
+    process: ProcessInfo
 
 
 def write(run: Run, judged: Judged, folder: Path | None) -> tuple[GateRecord, Path]:
@@ -148,6 +150,7 @@ def _record(run: Run, judged: Judged, name: str, created: datetime, rows_sha256:
             threads=run.threads,
             batch_size=judged.batch_size,
         ),
+        process=judged.process,
         durations=run.seconds,
         examples_evaluated=len(judged.evaluated.evaluation.ids),
         examples_total=len(held_out),

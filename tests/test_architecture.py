@@ -19,7 +19,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 DOORS = ("backends", "formats", "reporters", "tasks", "trackers")
 LONGEST_FUNCTION = 60
 LONGEST_FILE = 400
-LONGER = {"gate/records.py": 460}  # the record is one document: its types are read side by side
+LONGER = {"gate/records.py": 600}  # the record is one document: its types are read side by side
 
 PUBLIC = ["Finished", "GateError", "GateRecord", "Policy", "load_policy", "run_gate"]
 HEAVY = ("mlflow", "onnx", "onnxruntime", "pandas", "pyarrow", "ray", "scipy", "sklearn", "torch")

@@ -360,6 +360,30 @@ def test_judge_by_another_policy(
     assert exit_code_of(["judge", str(record), "--policy", str(project.policy)]) == code
 
 
+def test_judge_by_another_policy_knows_the_times(
+    project: Project, capsys: pytest.CaptureFixture[str]
+) -> None:
+    project.spec["judge"]["budgets"] += [
+        {"metric": "latency_p50", "max_ratio": 1000.0},
+        {"metric": "peak_memory", "max_ratio": 1000.0},
+    ]
+    project.write()
+    assert run(project, "--tracker", "none", "--out", "out") == 0
+    again = ["judge", "out", "--policy", str(project.policy)]
+    assert exit_code_of(again) == 0
+    for metric, limit in (("latency_p95", "max_ratio"), ("peak_memory", "at_most")):
+        project.budget(**{"metric": metric, limit: 1e-6})
+        assert exit_code_of(again) == 1, metric
+
+
+def test_judge_says_which_times_the_record_lacks(
+    project: Project, record: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    project.budget(metric="latency_p50", max_ratio=0.9)
+    assert exit_code_of(["judge", str(record), "--policy", str(project.policy)]) == 2
+    assert "did not measure: run the gate with this policy" in capsys.readouterr().err
+
+
 def test_judge_by_the_same_policy_gives_the_same_record(project: Project, record: Path) -> None:
     from gate.commands.judge import judge
     from gate.commands.report import load_record

@@ -565,7 +565,11 @@ def test_time_and_memory_are_measured_where_a_budget_asks(project: Project) -> N
     assert {"latency", "memory"} <= record.durations.keys()
     memory = next(c for c in record.comparisons if c.metric == "peak_memory")
     assert memory.method == "exact number"
-    assert not {"latency", "memory"} & judged_without_time(project).durations.keys()
+    assert record.process.measured >= {"latency_p95", "throughput", "peak_memory"}
+    assert len(record.process.rounds["latency_p50"].int8) == 30
+    without = judged_without_time(project)
+    assert not {"latency", "memory"} & without.durations.keys()
+    assert not without.process.measured
 
 
 def judged_without_time(project: Project) -> GateRecord:

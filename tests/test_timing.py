@@ -1,5 +1,6 @@
 """Both models timed in the order of the lots, on the same feeds; memory in a fresh process."""
 
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,9 @@ from gate import timing
 from gate.compare import compare_budgets
 from gate.decide import decide
 from gate.errors import EvaluationError
-from gate.metrics import MODEL_METRICS, Rounds
+from gate.metrics import MODEL_METRICS
 from gate.policy import Budget
+from gate.records import Rounds
 from gate.statistics import latency
 
 from support.pairs import evaluation  # isort: skip
@@ -40,7 +42,8 @@ def test_blocks_come_in_the_order_of_the_lots_and_both_models_see_the_same() -> 
     fp32, int8 = timing.time_models(Noted(0, log), Noted(1, log), feeds, seed=4, rounds=6)
     assert fp32.shape == int8.shape == (6, 2 * latency.BLOCK)
     assert (fp32 > 0).all()
-    timed = log[2 * 10 :]
+    timed = log[-6 * 4 * latency.BLOCK :]
+    assert [name for name, _ in log[: -len(timed)]].count(0) >= 10
     blocks = [timed[at : at + latency.BLOCK] for at in range(0, len(timed), latency.BLOCK)]
     order = [block[0][0] for block in blocks]
     assert order == [which for lot in latency.schedule(6, 4) for which in lot]
@@ -84,6 +87,41 @@ def test_peak_memory_is_the_models_own(tmp_path: Path) -> None:
     assert large > 60e6
 
 
+def test_the_working_folder_is_never_imported_from(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A repository under review may hold a `gate` or a `numpy.py` of its own."""
+    villain = tmp_path / "checkout"
+    (villain / "gate").mkdir(parents=True)
+    for name in ("gate/__init__.py", "gate/timing.py", "numpy.py", "json.py", "onnxruntime.py"):
+        (villain / name).write_text("open('owned', 'w').close(); print('{\"peak\": 1}')\n")
+    path = save(cnn(), tmp_path / "m.onnx")
+    monkeypatch.chdir(villain)
+    peak = timing.peak_memory(path, {"image": images()}, backend="onnxruntime", threads=1)
+    assert peak > 1
+    assert not (villain / "owned").exists()
+
+
+def test_an_interrupt_ends_the_process_and_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started = []
+    popen = subprocess.Popen
+
+    class Interrupted(popen):  # type: ignore[type-arg,misc,valid-type]
+        def communicate(self, *_args: Any, **_options: Any) -> Any:
+            started.append(self)
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(subprocess, "Popen", Interrupted)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    path = save(cnn(), tmp_path / "m.onnx")
+    with pytest.raises(KeyboardInterrupt):
+        timing.peak_memory(path, {"image": images()}, backend="onnxruntime", threads=1)
+    assert started[0].wait(10) is not None
+    assert [file.name for file in tmp_path.iterdir()] == ["m.onnx"]
+
+
 def test_a_model_that_fails_is_told(tmp_path: Path) -> None:
     path = save(cnn(), tmp_path / "m.onnx")
     with pytest.raises(EvaluationError, match=r"peak memory of m\.onnx could not be measured"):
@@ -95,7 +133,7 @@ def test_a_model_that_fails_is_told(tmp_path: Path) -> None:
 
 def judged(values: tuple[Any, Any], **fields: Any) -> Any:
     budget = Budget.model_validate(fields)
-    rounds = {budget.metric: Rounds(*(np.asarray(side, float) for side in values))}
+    rounds = {budget.metric: Rounds(reference=tuple(values[0]), int8=tuple(values[1]))}
     found = evaluation([1, 1], [1, 1])
     measured = compare_budgets([budget], found, MODEL_METRICS, {}, 0.05, rounds=rounds)
     return measured[0].comparison, decide(measured, 0.05)

@@ -9,7 +9,7 @@ from gate.decide import decide, measured_of
 from gate.errors import RecordError, UsageError
 from gate.evaluate import demand_baseline, load_rows
 from gate.judgeable import unsupported
-from gate.metrics import ARTIFACT_METRICS, MODEL_METRICS, Metric
+from gate.metrics import ARTIFACT_METRICS, MODEL_METRICS, PROCESS_METRICS, Metric
 from gate.policy import Policy
 from gate.policy_file import LoadedPolicy, load_policy
 from gate.preflight import preflight
@@ -47,6 +47,7 @@ def judge_by(loaded: LoadedPolicy, record: GateRecord, rows: Path) -> GateRecord
     """
     preflight(loaded, unsupported=unsupported, needs_candidate=False, needs_data=False)
     _demand_same_subject(loaded, record)
+    _demand_measured(loaded, record)
     if record.stopped is not None or record.examples_evaluated < record.examples_total:
         raise UsageError(
             f"record {record.id} stopped early, at {record.examples_evaluated:,} of "
@@ -59,7 +60,7 @@ def judge_by(loaded: LoadedPolicy, record: GateRecord, rows: Path) -> GateRecord
     artifacts = {
         name: metric.measure(record.candidate, record.int8)
         for name, metric in ARTIFACT_METRICS.items()
-    }
+    } | record.process.numbers
     policy = record.policy.model_copy(update={"judge": loaded.policy.judge})
     alpha = ledger.alpha_of_attempt(policy.alpha, record.attempt or 1)
     measured = compare_budgets(
@@ -69,6 +70,7 @@ def judge_by(loaded: LoadedPolicy, record: GateRecord, rows: Path) -> GateRecord
         artifacts,
         alpha,
         fail_alpha=policy.alpha,
+        rounds=record.process.rounds,
     )
     return record.model_copy(
         update={
@@ -102,6 +104,17 @@ def _demand_same_subject(loaded: LoadedPolicy, record: GateRecord) -> None:
         raise UsageError(
             f"{loaded.file} names other held-out data ({mine.path}) than the record was measured "
             f"on ({theirs.path}): run the gate on them"
+        )
+
+
+def _demand_measured(loaded: LoadedPolicy, record: GateRecord) -> None:
+    """Time and memory are measured for the budgets that ask for them, and for no others."""
+    asked = {budget.metric for budget in loaded.policy.judge.budgets} & PROCESS_METRICS.keys()
+    missing = sorted(asked - record.process.measured)
+    if missing:
+        raise UsageError(
+            f"{loaded.file} has a budget on {', '.join(missing)}, which the run that wrote record "
+            f"{record.id} did not measure: run the gate with this policy"
         )
 
 
