@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterator, Sequence
 
 from gate.errors import EvaluationError, RecordError
-from gate.evidence import examples_needed, is_inside, number, provable
+from gate.evidence import can_fail, examples_needed, is_inside, number, provable
 from gate.policy import Budget
 from gate.records import Comparison, Finding, GateRecord, Measured, Outcome, Verdict
 from gate.statistics import clopper_pearson, holm, jackknife, latency, sequential
@@ -49,8 +49,9 @@ def decide(
     if not measured:
         raise EvaluationError("no budget was measured, so nothing can be decided: name a budget")
     harms, errors = _adjusted(measured), (alpha, fail_alpha or alpha)
+    family = sum(map(_is_sampled, measured))
     findings = tuple(
-        _point(one, alpha) if point else _finding(one, harm, errors)
+        _point(one, alpha) if point else _warned(_finding(one, harm, errors), one, errors, family)
         for one, harm in zip(measured, harms, strict=True)
     )
     return Verdict(outcome=_overall(findings), findings=findings)
@@ -126,6 +127,22 @@ def _finding(one: Measured, harm: float, errors: tuple[float, float]) -> Finding
         examples_needed=needed,
         provable=possible,
     )
+
+
+def _warned(finding: Finding, one: Measured, errors: tuple[float, float], family: int) -> Finding:
+    """Told where so few examples, under so many tests, could never have shown any harm."""
+    found = one.comparison
+    listed = finding.outcome == "inconclusive" and one.budget.require == "no_proven_harm"
+    if not listed or found is None or found.counts is None or found.quantity != "drop":
+        return finding
+    if _is_small(one.budget, found) or can_fail(found.n, one.budget.limit, errors[1] / family):
+        return finding
+    tests = f", at α / {family:,}," if family > 1 else ""
+    blind = (
+        f". WARNING: {_examples(found.n)} can never FAIL it{tests} even if all are lost: "
+        "merge slices, or bring more examples of the rare ones"
+    )
+    return finding.model_copy(update={"reason": finding.reason + blind})
 
 
 def _point(one: Measured, alpha: float) -> Finding:

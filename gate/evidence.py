@@ -5,7 +5,15 @@ from functools import lru_cache
 
 from gate.policy import Budget
 from gate.records import Comparison
-from gate.statistics import clopper_pearson, exact, jackknife, latency, power, sequential
+from gate.statistics import (
+    clopper_pearson,
+    exact,
+    jackknife,
+    latency,
+    power,
+    prospects,
+    sequential,
+)
 
 _NO_MARGIN = 1e-9
 _STEP = 1.02
@@ -88,6 +96,12 @@ def _until_few_are_rare(budget: Budget, found: Comparison, alpha: float) -> int 
         return None
     units = power.examples_for_rate(rate, bound, alpha=alpha)
     return math.ceil(units * found.n / found.units)
+
+
+@lru_cache(maxsize=4096)
+def can_fail(n: int, limit: float, alpha: float) -> bool:
+    """Whether a drop beyond `limit` could be proven by any outcome of n examples."""
+    return prospects.Drop(flips=1.0, truth=0.0, limit=limit).can_fail(n, alpha)
 
 
 def provable(budget: Budget, found: Comparison, alpha: float) -> float | None:

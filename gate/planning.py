@@ -6,14 +6,14 @@ the budget lost; true rates of a quarter, a half and three quarters of what is a
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 
 from gate.policy import Budget
-from gate.statistics import prospects, sequential
+from gate.statistics import power, prospects, sequential
 from gate.statistics.prospects import Drop, Prospect, Rate, RelativeDrop
 
 Kind = Literal["drop", "relative_drop", "rate", "spread", "exact"]
@@ -30,6 +30,16 @@ _SEQUENTIAL = ("drop", "relative_drop", "rate")
 
 
 @dataclass(frozen=True, slots=True)
+class Spread:
+    """How a metric that is judged by the jackknife varied in the last run."""
+
+    noise: float
+    """Standard error times √examples, in the unit of what is limited."""
+    value: float
+    """What is limited, as it was estimated: the drop, the relative drop or the value itself."""
+
+
+@dataclass(frozen=True, slots=True)
 class Question:
     """A budget, and what is known of it before anything runs."""
 
@@ -41,6 +51,8 @@ class Question:
     """Flip rates, or the metric's own rates, of earlier runs; empty: plausible ones are assumed."""
     reference: float | None = None
     """FP32's value, where it is known."""
+    spread: Spread | None = None
+    """Where the budget is judged by the jackknife and the last run was."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +85,18 @@ class Scenario:
 
 
 @dataclass(frozen=True, slots=True)
+class Forecast:
+    """What would follow for a metric that is judged by the jackknife, as noisy as it last was."""
+
+    truth: float
+    """Of what is limited."""
+    needed: tuple[int, ...]
+    """Examples for PASS with each of `POWERS`."""
+    passes: float | None
+    """Chance of PASS with the examples at hand."""
+
+
+@dataclass(frozen=True, slots=True)
 class BudgetPlan:
     """What one budget takes."""
 
@@ -89,6 +113,8 @@ class BudgetPlan:
     """Those that have at least `least`."""
     can_fail: bool = True
     """Whether any outcome in the smallest slice would be a FAIL."""
+    forecasts: tuple[Forecast, ...] = ()
+    """Of the jackknife, where the last run tells how noisy it is."""
     most_flips: float | None = None
     """Flip rate up to which a true drop of 0 is proven with 80 %; for drops at hand."""
 
@@ -171,9 +197,11 @@ def _planned(question: Question, terms: _Terms) -> BudgetPlan:
     judged = _judged(question)
     smallest = min(judged, key=lambda one: one[1], default=None)
     truths = _prospects(question)
+    n = smallest[1] if smallest else 0
     if not truths:
-        return BudgetPlan(question, smallest=smallest, judged=len(judged))
-    first, n = truths[0], smallest[1] if smallest else 0
+        forecasts = tuple(_forecasts(question, n, terms.alpha_pass))
+        return BudgetPlan(question, smallest=smallest, judged=len(judged), forecasts=forecasts)
+    first = truths[0]
     least = first.least(terms.alpha_pass)
     is_drop = isinstance(first, Drop) and n > 0
     return BudgetPlan(
@@ -219,6 +247,28 @@ def _rates(question: Question, limit: float) -> list[Rate]:
     seen = {allowed(question.budget, rate) for rate in question.seen}
     inside = sorted(rate for rate in seen if 0 <= rate < limit)
     return [Rate(rate, limit) for rate in inside or [part * limit for part in _PARTS]]
+
+
+def _forecasts(question: Question, n: int, alpha: float) -> Iterator[Forecast]:
+    """Nothing lost and a quarter of the limit lost; for a value, what it was."""
+    budget, spread = question.budget, question.spread
+    if spread is None:
+        return
+    is_drop = budget.threshold in ("max_drop", "max_relative_drop")
+    for truth in (0.0, budget.limit / 4) if is_drop else (spread.value,):
+        spare = budget.limit - truth
+        margin = -spare if budget.threshold == "at_least" else spare
+        if margin <= 0:
+            continue
+        chance = power.chance_for_mean(spread.noise, margin, n, alpha=alpha) if n else None
+        yield Forecast(
+            truth=truth,
+            needed=tuple(
+                power.examples_for_mean(spread.noise, margin, alpha=alpha, power=wanted)
+                for wanted in POWERS
+            ),
+            passes=chance,
+        )
 
 
 # ── what would follow ─────────────────────────────────────────────────────────────────────

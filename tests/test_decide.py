@@ -298,7 +298,9 @@ def test_a_budget_of_zero_can_be_near_its_proof():
             {"max_drop": 0.01, "require": "no_proven_harm"},
             (1, 0, 0, 0),
             "not proven: accuracy does not change (loss between −73.01 and 73.01, each end 95 % "
-            "sure); 1 example does not prove it within the 1.00 pp allowed, about 301 would",
+            "sure); 1 example does not prove it within the 1.00 pp allowed, about 301 would. "
+            "WARNING: 1 example can never FAIL it even if all are lost: merge slices, or bring "
+            "more examples of the rare ones",
         ),
         (
             {"metric": "error_rate", "max_drop": 0.01},
@@ -455,3 +457,19 @@ def test_what_has_no_value_fails_by_the_point_estimate_too():
     found = evaluation([1, 1], [1, np.nan])
     measured = compare_budgets([Budget(metric="accuracy", max_drop=0.5)], found, METRICS, {}, 0.05)
     assert decide(measured, 0.05, point=True).outcome == "fail"
+
+
+# ── slices that nothing could prove harmful ───────────────────────────────────────────────
+
+
+def test_slices_too_many_and_too_small_to_ever_fail_are_warned_of():
+    fp32, int8 = table(60, 0, 0, 0)
+    found = evaluation(fp32, int8, {"g": np.arange(60) % 20})
+    each = budget(max_drop=0.05, each="g")
+    verdict = judged([each], found)
+    assert verdict.outcome == "pass"
+    (told, *_), n = verdict.findings, 3
+    assert exact.p_values(n, 0, n, 0.05, alpha_pass=0.05, alpha_fail=0.05 / 20)[1] > 0.05 / 20
+    assert "WARNING: 3 examples can never FAIL it, at α / 20, even if all are lost" in told.reason
+    few = judged([each], evaluation(fp32, int8, {"g": np.arange(60) % 3}))
+    assert "WARNING" not in few.findings[0].reason

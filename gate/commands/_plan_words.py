@@ -1,9 +1,9 @@
 """What a plan says in sentences: what its tables cannot, and the advice at its end."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from gate import wording
-from gate.planning import BudgetPlan, Plan, Scenario, allowed
+from gate.planning import BudgetPlan, Forecast, Plan, Scenario, allowed
 from gate.wording import plain, plural, whole
 
 TIMES = 3
@@ -53,6 +53,9 @@ def drawn(one: BudgetPlan) -> list[Scenario]:
 def notes(one: BudgetPlan, plan: Plan) -> Iterator[str]:
     """What its table does not show, or why it has none."""
     question = one.question
+    if one.forecasts:
+        yield from _forecast(one)
+        return
     if not one.scenarios:
         yield _unplanned(one)
         return
@@ -69,12 +72,38 @@ def notes(one: BudgetPlan, plan: Plan) -> Iterator[str]:
         )
 
 
+def _forecast(one: BudgetPlan) -> Iterator[str]:
+    """The jackknife's needs, as noisy as the last run was."""
+    metric = wording.metric_name(one.question.budget.metric)
+    yield f"{metric} is judged by the jackknife; as noisy as in the last run it takes:"
+    n = one.smallest[1] if one.smallest else 0
+    for found in one.forecasts:
+        needed = " / ".join(map(whole, found.needed))
+        hand = "" if found.passes is None else f"; {whole(n)} pass with {chance(found.passes)}"
+        yield f"{_if_truly(one, found)}: {needed} examples for PASS with 80 / 90 / 99 %{hand}."
+
+
+def _if_truly(one: BudgetPlan, found: Forecast) -> str:
+    threshold = one.question.budget.threshold
+    if threshold not in ("max_drop", "max_relative_drop"):
+        return f"if it truly is {found.truth:.4g}"
+    if found.truth == 0:
+        return "if nothing is truly lost"
+    lost = percent(found.truth) if threshold == "max_relative_drop" else f"{found.truth:.4g}"
+    return f"if {lost} is truly lost"
+
+
 def _unplanned(one: BudgetPlan) -> str:
     """Why there are no numbers."""
     question = one.question
     metric = wording.metric_name(question.budget.metric)
     if question.kind == "exact":
         return "It needs no examples: it is one exact number of the artifact."
+    if question.kind == "spread" and question.spread is not None:
+        return (
+            f"The last run had {question.spread.value:.4g}, which is not within the limit: no "
+            "number of examples proves that."
+        )
     if question.kind == "spread":
         return (
             f"How many examples it needs depends on how {metric} varies between independent "
@@ -145,6 +174,9 @@ def advice(plan: Plan, total: int | None) -> str:
     if absent is not None:
         return f"Bring examples for {name(absent)} first: without any it is a FAIL."
     asked = [one for one in proofs if one.scenarios]
+    noisy = [one for one in proofs if one.forecasts]
+    if noisy and not asked:
+        return _of_the_noisiest(noisy)
     if not asked:
         return _nothing_to_prove(plan)
     worst = max(asked, key=_strain)
@@ -155,6 +187,16 @@ def advice(plan: Plan, total: int | None) -> str:
             f"{name(worst)} with 80 % {_if(scenario)}."
         )
     return _held_against(worst)
+
+
+def _of_the_noisiest(noisy: Sequence[BudgetPlan]) -> str:
+    """Where only the jackknife asks for examples."""
+    pairs = [(one, found) for one in noisy for found in one.forecasts]
+    one, found = max(pairs, key=lambda pair: pair[1].needed[0])
+    return (
+        f"Bring at least {plural(found.needed[0], 'held-out example')}: as noisy as in the last "
+        f"run, they prove {name(one)} with 80 % {_if_truly(one, found)}."
+    )
 
 
 def _nothing_to_prove(plan: Plan) -> str:

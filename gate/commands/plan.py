@@ -13,21 +13,32 @@ from gate import formats, tasks, trackers
 from gate.commands import _plan_html, _plan_text
 from gate.commands._plan_pages import History, Page, Setting, page
 from gate.errors import DataError, UsageError
+from gate.evidence import number
 from gate.judgeable import is_clustered, unsupported
 from gate.metrics import MODEL_METRICS
-from gate.planning import Kind, Question, Slice, plan_budgets
+from gate.planning import Kind, Question, Slice, Spread, plan_budgets
 from gate.policy import Budget, Policy, slice_label
 from gate.policy_file import LoadedPolicy, load_policy
 from gate.preflight import preflight
-from gate.records import Array, Column, Counts, Evaluation
+from gate.records import Array, Column, Comparison, Counts, Evaluation
 from gate.slices import samples
-from gate.statistics import ledger
+from gate.statistics import jackknife, ledger, power
 from gate.trackers import PastRun, Tracker
+from gate.wording import QUANTITIES
 
 _LATEST = 3
 _JUDGED = frozenset({"pass", "fail", "inconclusive", "waived"})
-_Recorded = Sequence[Mapping[str, Any]]
+_Entries = Sequence[Mapping[str, Any]]
 """Comparisons of one stored record."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Recorded:
+    """What an earlier run measured."""
+
+    comparisons: _Entries
+    alpha: float
+    """One-sided error of its intervals' ends."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +146,7 @@ def _question(
     policy: Policy, budget: Budget, data: _Data | None, runs: Sequence[_Recorded]
 ) -> Question:
     kind = _kind(policy, budget, data)
-    found = [_comparison(comparisons, budget) for comparisons in runs]
+    found = [_comparison(run.comparisons, budget) for run in runs]
     seen = [_rate(comparison, kind) for comparison in found if comparison is not None]
     return Question(
         budget=budget,
@@ -143,6 +154,7 @@ def _question(
         slices=None if data is None else _slices(budget, data),
         seen=tuple(rate for rate in seen if rate is not None),
         reference=_reference(policy, budget, found),
+        spread=_spread(budget, runs) if kind == "spread" else None,
     )
 
 
@@ -242,13 +254,21 @@ def _recorded(tracker: Tracker, model: str) -> list[tuple[PastRun, _Recorded]]:
         record = tracker.record(run.run) if run.outcome in _JUDGED else None
         comparisons = (record or {}).get("comparisons")
         if isinstance(comparisons, list) and comparisons:
-            found.append((run, [entry for entry in comparisons if isinstance(entry, dict)]))
+            entries = [entry for entry in comparisons if isinstance(entry, dict)]
+            found.append((run, _Recorded(entries, _alpha_of(record or {}))))
         if len(found) == _LATEST:
             break
     return found
 
 
-def _comparison(comparisons: _Recorded, budget: Budget) -> Mapping[str, Any] | None:
+def _alpha_of(record: Mapping[str, Any]) -> float:
+    alpha = record.get("alpha")
+    if isinstance(alpha, float) and 0 < alpha < 0.5:  # noqa: PLR2004
+        return alpha
+    return 0.05
+
+
+def _comparison(comparisons: _Entries, budget: Budget) -> Mapping[str, Any] | None:
     """The budget's metric on its own slice, else on the whole set."""
     label = slice_label(budget.slice) if budget.slice else None
     mine = [
@@ -261,6 +281,27 @@ def _comparison(comparisons: _Recorded, budget: Budget) -> Mapping[str, Any] | N
             if entry.get("slice") == where:
                 return entry
     return None
+
+
+def _spread(budget: Budget, runs: Sequence[_Recorded]) -> Spread | None:
+    """The newest run's, of the same quantity, where the jackknife gave its interval."""
+    for run in runs:
+        entry = _comparison(run.comparisons, budget)
+        found = None if entry is None else _jackknifed(entry, budget)
+        if found is not None and found.lower is not None and found.upper is not None:
+            half = (found.upper - found.lower) / 2
+            noise = power.noise(half, found.n, alpha=run.alpha)
+            return Spread(noise=noise, value=number(found))
+    return None
+
+
+def _jackknifed(entry: Mapping[str, Any], budget: Budget) -> Comparison | None:
+    try:
+        found = Comparison.model_validate(dict(entry))
+    except ValidationError:
+        return None
+    same = found.quantity == QUANTITIES[budget.threshold] and found.method == jackknife.METHOD
+    return found if same and found.n > 0 else None
 
 
 def _rate(comparison: Mapping[str, Any], kind: Kind) -> float | None:

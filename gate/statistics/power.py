@@ -118,6 +118,62 @@ def examples_for_ratio(
     return _solve(v0, v1, margin, alpha, power)
 
 
+def noise(half: float, n: int, *, alpha: float, methods: int = 2) -> float:
+    """Standard error times √n, from half of an interval with one-sided error α at each end.
+
+    Raises:
+        ValueError: half < 0, n < 1, or a number is out of its range or NaN.
+    """
+    from scipy.special import ndtri
+
+    _check_fractions(alpha=alpha)
+    if not (half >= 0 and n >= 1):
+        raise ValueError(f"need half >= 0 and n >= 1, not {half} and {n}")
+    return half * math.sqrt(n) / float(ndtri(1 - alpha / methods))
+
+
+def examples_for_mean(
+    noise: float, margin: float, *, alpha: float, power: float = 0.8, methods: int = 2
+) -> int:
+    """Examples at which an estimate whose error shrinks with √n is proven within its limit.
+
+    N = ((z_{α/m} + z_β) · s / margin)², s the standard error times √n, m the methods of which
+    the larger p-value counts, times m (`jackknife` takes two).
+
+    Args:
+        noise: s, in the metric's unit; 0 or more.
+        margin: from the truth to the limit, in the metric's unit.
+
+    Raises:
+        ValueError: margin ≤ 0 (no number is enough), or a number is out of its range or NaN.
+    """
+    from scipy.special import ndtri
+
+    _check_fractions(alpha=alpha, power=power)
+    if not (noise >= 0 and margin > 0):
+        raise ValueError(f"need noise >= 0 and margin > 0, not {noise} and {margin}")
+    quantiles = float(ndtri(1 - alpha / methods)) + float(ndtri(power))
+    return max(1, math.ceil((max(quantiles, 0.0) * noise / margin) ** 2))
+
+
+def chance_for_mean(
+    noise: float, margin: float, n: int, *, alpha: float, methods: int = 2
+) -> float:
+    """Probability that n examples prove it: Φ(margin √n / s − z_{α/m}); see `examples_for_mean`.
+
+    Raises:
+        ValueError: as `examples_for_mean`, or n < 1.
+    """
+    from scipy.special import ndtr, ndtri
+
+    _check_fractions(alpha=alpha)
+    if not (noise >= 0 and margin > 0 and n >= 1):
+        raise ValueError(f"need noise >= 0, margin > 0 and n >= 1: {noise}, {margin}, {n}")
+    if noise == 0:
+        return 1.0
+    return float(ndtr(margin * math.sqrt(n) / noise - float(ndtri(1 - alpha / methods))))
+
+
 def _power_of_rate(n: int, rate: float, bound: float, alpha: float) -> float:
     """Probability that `clopper_pearson` proves the rate below the bound."""
     from scipy.special import bdtrik, betaincc

@@ -407,6 +407,45 @@ def test_the_slices_own_history_goes_before_the_sets(remember: Any) -> None:
     assert rows(planned(one % 0))[0][0] == "0.40"
 
 
+def jackknifed(**changes: Any) -> dict[str, Any]:
+    """F1 on 1000 examples with a standard error of .004: each end is 1.96 of them away."""
+    return {
+        "metric": "f1_macro", "slice": None, "against": "fp32", "n": 1000, "reference": 0.95,
+        "int8": 0.948, "degradation": 0.002, "quantity": "drop", "lower": 0.002 - 0.00784,
+        "upper": 0.002 + 0.00784, "p_pass": 0.2, "p_fail": 1.0, "method": "delete-group jackknife",
+    } | changes  # fmt: skip
+
+
+def test_the_last_run_tells_how_noisy_a_jackknifed_metric_is(remember: Any) -> None:
+    save(2000)
+    remember({"comparisons": [jackknifed()], "alpha": 0.05})
+    text = flat(planned("{metric: f1_macro, max_drop: 0.01}", tracker="memory"))
+    # (1.960 + .8416)² · .004² · 1000 / .01² = 1,256
+    assert "if nothing is truly lost: 1,256 / 1,682 / 2,940 examples for PASS" in text
+    assert "2,000 pass with 94 %" in text
+    assert "if 0.0025 is truly lost: 2,233 /" in text
+    assert "Bring at least 2,233 held-out examples" in text
+    remember({"comparisons": [jackknifed(int8=0.93)], "alpha": 0.05})
+    text = flat(planned("{metric: f1_macro, at_least: 0.94}", tracker="memory"))
+    assert "the record of a first run will tell" in text  # a drop says nothing of a value
+    value = jackknifed(quantity="value", int8=0.93, lower=0.92, upper=0.94)
+    remember({"comparisons": [value], "alpha": 0.05})
+    text = flat(planned("{metric: f1_macro, at_least: 0.94}", tracker="memory"))
+    assert "The last run had 0.93, which is not within the limit" in text
+    text = flat(planned("{metric: f1_macro, at_least: 0.91}", tracker="memory"))
+    assert "if it truly is 0.93: " in text
+
+
+@pytest.mark.parametrize(
+    "changes", [{"method": "worst case"}, {"n": 0}, {"upper": None}, {"p_x": 1}]
+)
+def test_what_is_no_jackknife_tells_no_noise(remember: Any, changes: dict[str, Any]) -> None:
+    save(2000)
+    remember({"comparisons": [jackknifed(**changes)]})
+    text = flat(planned("{metric: f1_macro, max_drop: 0.01}", tracker="memory"))
+    assert "the record of a first run will tell" in text
+
+
 def test_a_rate_that_was_beyond_its_limit(remember: Any) -> None:
     save(1000)
     remember(record(3, 1))

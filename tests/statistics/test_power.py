@@ -113,3 +113,32 @@ def test_no_number_proves_a_drop_at_the_budget(drop):
 def test_impossible_input_is_refused(call):
     with pytest.raises(ValueError, match=r"must|need|impossible|proven"):
         call()
+
+
+# ── estimates whose error shrinks with √n ─────────────────────────────────────────────────
+
+
+def test_examples_for_a_mean_have_the_power_that_they_promise():
+    n = power.examples_for_mean(0.3, 0.01, alpha=0.05, power=0.8)
+    assert power.chance_for_mean(0.3, 0.01, n, alpha=0.05) == pytest.approx(0.8, abs=1e-3)
+    rng = np.random.default_rng(5)
+    estimates = rng.normal(0.002, 0.3 / np.sqrt(n), 40_000)
+    upper = estimates + 1.959964 * 0.3 / np.sqrt(n)
+    assert np.mean(upper <= 0.012) == pytest.approx(0.8, abs=0.01)
+
+
+def test_an_interval_tells_the_noise():
+    assert power.noise(1.959964 * 0.01, 900, alpha=0.05) == pytest.approx(0.3, rel=1e-6)
+
+
+def test_without_noise_one_example_is_enough():
+    assert power.examples_for_mean(0.0, 0.01, alpha=0.05) == 1
+    assert power.chance_for_mean(0.0, 0.01, 1, alpha=0.05) == 1.0
+
+
+@pytest.mark.parametrize("margin", [0.0, -0.1, float("nan")])
+def test_no_number_proves_what_is_beyond_its_limit(margin):
+    with pytest.raises(ValueError, match="margin > 0"):
+        power.examples_for_mean(0.3, margin, alpha=0.05)
+    with pytest.raises(ValueError, match="margin > 0"):
+        power.chance_for_mean(0.3, margin, 10, alpha=0.05)
