@@ -1,51 +1,86 @@
-"""One streaming pass over the calibration data: the exact range of every tensor."""
+"""One streaming pass over the calibration data, from which every method takes its ranges.
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+The FP32 model runs once. Of each tensor exact extremes and a histogram of fixed size are kept, so
+memory does not depend on the number of examples, and no choice of method costs a second pass.
+"""
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 
+from gate import ranges
 from gate.errors import DataError, EvaluationError
-from gate.records import Array, Batch
+from gate.histogram import Counter, Histogram
+from gate.recipes import Recipe
+from gate.records import Array, Batch, Split
 
 Ranges = dict[str, tuple[float, float]]
+Observed = Mapping[str, Histogram]
 Run = Callable[[Mapping[str, Array]], Mapping[str, Array]]
+BUDGET = 64 << 20
+"""Bytes of activations at a time, where one example alone has no more."""
+_MOST = 64
 _NAMED = 5
-"""Examples that a message names."""
 
 
-def calibrate(run: Run, batches: Iterable[Batch], tensors: Sequence[str]) -> Ranges:
-    """Smallest and largest value of each of `tensors` over all `batches`, as (low, high).
+# ── the pass ──────────────────────────────────────────────────────────────────────────────
+
+
+def observe(run: Run, batches: Iterable[Batch], tensors: Sequence[str]) -> dict[str, Histogram]:
+    """Histograms of `tensors`, float16 or float32, of any shape, over all `batches`.
 
     `run` turns feeds into outputs by name, `tensors` among them; a tensor that is a model input
-    is taken from the feeds. One batch is held at a time, so memory does not grow with the data.
+    is taken from the feeds.
 
     Raises:
         EvaluationError: a tensor is NaN or infinite, with the examples that make it so, or never
             has a value.
         DataError: there are no batches.
     """
-    ranges: Ranges = {}
+    counters = {name: Counter() for name in tensors}
     seen = 0
-    for batch in batches:
+    for batch, values in _ahead(run, batches):
         seen += len(batch.ids)
-        values = {**run(batch.feeds), **batch.feeds}
-        for name in tensors:
-            _widen(ranges, name, values, batch)
+        for name, counter in counters.items():
+            found = values.get(name)
+            if found is not None and not counter.add(found, len(batch.ids)):
+                raise EvaluationError(_not_finite(name, found, batch))
     if not seen:
         raise DataError("there are no calibration examples; activation ranges need at least one")
-    _check_all_seen(ranges, tensors, seen)
-    return ranges
+    _check_all_seen(counters, seen)
+    return {name: counter.result() for name, counter in counters.items()}
 
 
-def _widen(ranges: Ranges, name: str, values: Mapping[str, Array], batch: Batch) -> None:
-    if name not in values or values[name].size == 0:
+def _ahead(run: Run, batches: Iterable[Batch]) -> Iterator[tuple[Batch, Mapping[str, Array]]]:
+    """Each batch with its tensors; the model runs on the next one while this one is counted."""
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        running: tuple[Batch, Future[Mapping[str, Array]]] | None = None
+        for batch in batches:
+            before, running = running, (batch, pool.submit(run, batch.feeds))
+            if before is not None:
+                yield before[0], {**before[1].result(), **before[0].feeds}
+        if running is not None:
+            yield running[0], {**running[1].result(), **running[0].feeds}
+
+
+def batches(split: Split, *, fixed: int | None, measure: Callable[[Batch], int]) -> Iterator[Batch]:
+    """Batches whose activations fit into `BUDGET` bytes, or of the size that the model is fixed to.
+
+    `measure` gives the bytes of a batch's activations; it is asked about the first example.
+    """
+    if fixed is not None:
+        yield from split.batches(fixed)
         return
-    array = values[name]
-    low, high = float(array.min()), float(array.max())
-    if not (np.isfinite(low) and np.isfinite(high)):
-        raise EvaluationError(_not_finite(name, array, batch))
-    before = ranges.get(name, (low, high))
-    ranges[name] = (min(before[0], low), max(before[1], high))
+    if not len(split):
+        return
+    each = max(1, measure(split.batch(0, 1)))
+    yield from split.batches(max(1, min(_MOST, BUDGET // each)))
 
 
 def _not_finite(name: str, array: Array, batch: Batch) -> str:
@@ -61,10 +96,110 @@ def _not_finite(name: str, array: Array, batch: Batch) -> str:
     )
 
 
-def _check_all_seen(ranges: Ranges, tensors: Sequence[str], examples: int) -> None:
-    missing = [name for name in tensors if name not in ranges]
+def _check_all_seen(counters: Mapping[str, Counter], examples: int) -> None:
+    missing = [name for name, counter in counters.items() if not counter.seen]
     if missing:
         raise EvaluationError(
             f"tensor {missing[0]!r} had no value on any of {examples} calibration examples, so it "
             "has no range; exclude the nodes around it with `exclude_nodes`"
         )
+
+
+# ── from what was seen to ranges ──────────────────────────────────────────────────────────
+
+
+def ranges_of(observed: Observed, recipe: Recipe, sources: Mapping[str, str]) -> Ranges:
+    """(low, high) of every tensor of `sources`, by the method that the recipe names.
+
+    `sources` says for each tensor which one was observed in its stead: itself, or one whose range
+    is as good.
+
+    Raises:
+        ValueError: the recipe takes no ranges.
+    """
+    if recipe.calibration is None:
+        raise ValueError(f"recipe {recipe.name!r} takes no ranges")
+    choose = ranges.METHODS[recipe.calibration]
+    found = {
+        name: choose(observed[name], share=recipe.percentile, symmetric=recipe.is_symmetric)
+        for name in dict.fromkeys(sources.values())
+    }
+    return {name: found[source] for name, source in sources.items()}
+
+
+# ── what was seen before ──────────────────────────────────────────────────────────────────
+
+
+class Cache:
+    """What earlier passes saw, in a folder, under a hash of all that it depends on.
+
+    A file that is damaged, or that was written for anything else, is never used; one that cannot
+    be written costs the next run a pass, and nothing else.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        """The folder need not exist."""
+        self._folder = folder
+
+    def load(self, key: Mapping[str, Any]) -> dict[str, Histogram] | None:
+        """What was seen under this key; None where there is nothing that can be trusted."""
+        digest = _digest(key)
+        try:
+            with np.load(self._file(digest)) as archive:
+                return _unpacked(archive) if str(archive["key"]) == digest else None
+        except (OSError, ValueError, KeyError, EOFError, BadZipFile):
+            return None
+
+    def save(self, key: Mapping[str, Any], observed: Observed) -> bool:
+        """Keep it; False where the folder cannot be written."""
+        digest = _digest(key)
+        file = self._file(digest)
+        part = file.with_suffix(f".{np.random.default_rng().integers(1 << 62):x}.part")
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            with part.open("wb") as out:
+                np.savez_compressed(out, key=np.array(digest), **_packed(observed))
+            part.replace(file)
+        except OSError:
+            part.unlink(missing_ok=True)
+            return False
+        return True
+
+    def _file(self, digest: str) -> Path:
+        return self._folder / f"{digest}.npz"
+
+
+_FORMAT = 1
+"""Of the files, and of what is counted in them."""
+_FLOATS = ("low", "high", "mean_low", "mean_high")
+
+
+def _digest(key: Mapping[str, Any]) -> str:
+    text = json.dumps({"format": _FORMAT, **key}, sort_keys=True, separators=(",", ":"))
+    return sha256(text.encode()).hexdigest()
+
+
+def _packed(observed: Observed) -> dict[str, Any]:
+    found = list(observed.values())
+    return {
+        "names": np.frombuffer(json.dumps(list(observed)).encode(), dtype=np.uint8),
+        "floats": np.array([[getattr(one, name) for name in _FLOATS] for one in found]),
+        "bins": np.array([(one.exponent, one.first, len(one.counts)) for one in found]),
+        "counts": np.concatenate([one.counts for one in found]),
+    }
+
+
+def _unpacked(archive: Any) -> dict[str, Histogram]:
+    names = json.loads(archive["names"].tobytes())
+    bins = archive["bins"]
+    parts = np.split(archive["counts"], np.cumsum(bins[:, 2])[:-1])
+    rows = zip(names, archive["floats"].tolist(), bins.tolist(), parts, strict=True)
+    return {
+        name: Histogram(
+            **dict(zip(_FLOATS, floats, strict=True)),
+            exponent=exponent,
+            first=first,
+            counts=counts,
+        )
+        for name, floats, (exponent, first, _), counts in rows
+    }

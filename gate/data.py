@@ -133,13 +133,23 @@ def info(split: Split) -> SplitInfo:
     )
 
 
+def fixed_batch(candidate: Candidate) -> int | None:
+    """The batch that the model is fixed to; None where it takes any."""
+    return next(iter(_fixed_batches(candidate)), None)
+
+
+def _fixed_batches(candidate: Candidate) -> set[int]:
+    sizes = {spec.shape[0] for spec in candidate.inputs if spec.shape}
+    return {size for size in sizes if size is not None}
+
+
 def batch_size(policy: Policy, candidate: Candidate, splits: Iterable[Split]) -> int:
     """The policy's batch, or the one that the model is fixed to.
 
     Raises:
         DataError: they disagree, or a split does not divide into fixed batches.
     """
-    fixed = {spec.shape[0] for spec in candidate.inputs if spec.shape} - {None}
+    fixed = _fixed_batches(candidate)
     if not fixed:
         return policy.batch_size or _DEFAULT_BATCH
     size = next(iter(fixed)) or _DEFAULT_BATCH

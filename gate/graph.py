@@ -85,6 +85,15 @@ def subgraphs(node: Any) -> Iterator[Any]:
         yield from attribute.graphs
 
 
+def read_inside(node: Any) -> Iterator[str]:
+    """Tensors that the bodies of an If, a Loop or a Scan read or give, of whichever graph."""
+    for body in subgraphs(node):
+        yield from (value.name for value in body.output)
+        for inner in body.node:
+            yield from inner.input
+            yield from read_inside(inner)
+
+
 def name_nodes(model: Any) -> int:
     """Give every node of the main graph a name of its own; how many needed one.
 

@@ -1,7 +1,7 @@
 """Runs the recipe, and proves that its result runs as INT8."""
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,10 +9,8 @@ from gate import artifact
 from gate.backends import Backend, Ranges
 from gate.errors import QuantizationError
 from gate.recipes import Recipe
-from gate.records import Array, Batch, Candidate, Int8Model, Kernel, Split
+from gate.records import Array, Candidate, Int8Model, Kernel
 
-Run = Callable[[Mapping[str, Array]], Mapping[str, Array]]
-Calibrate = Callable[[Run, Iterable[Batch], Sequence[str]], Ranges]
 _NAMED = 5
 
 
@@ -29,33 +27,23 @@ class Proof:
 def quantize(
     candidate: Candidate,
     recipe: Recipe,
-    calibration: Split | None,
+    ranges: Ranges,
     *,
     backend: Backend,
-    calibrate: Calibrate,
     sample_feeds: Mapping[str, Array],
     threads: int,
-    batch_size: int,
     destination: Path,
 ) -> Int8Model:
     """Make `candidate`'s INT8 version in `destination`, and prove that integers do its work.
 
-    `calibrate` turns (run, batches, tensors) into their ranges; `sample_feeds` is a small
+    `ranges` are those of the tensors that `backend.activations` names; `sample_feeds` is a small
     batch of model inputs, (B, …) each, on which both models run once to see which kernels execute.
-    Calibration runs in batches of `batch_size`.
 
     Raises:
         QuantizationError: the recipe does not fit the model, its quantizer failed, or no integer
             kernel executes.
-        EvaluationError: calibration data or the sample make the model fail, or give NaN.
-        DataError: the calibration split is empty.
+        EvaluationError: the sample makes the model fail.
     """
-    tensors = backend.activations(candidate.path, recipe)
-    ranges: Ranges = {}
-    if recipe.needs_calibration:
-        batches = _demand(calibration, recipe).batches(batch_size)
-        runner = backend.open_exposed(candidate.path, tensors, threads=threads)
-        ranges = calibrate(runner.run, batches, tensors)
     backend.quantize(candidate.path, recipe, ranges, destination)
     _check_outputs(candidate, backend, destination, threads)
     before = backend.profile(candidate.path, sample_feeds, optimize=False)
@@ -105,15 +93,6 @@ def source_node(kernel: str, nodes: Collection[str]) -> str | None:
     ends = [index for index, letter in enumerate(kernel) if letter in "_/"]
     heads = (kernel[:end] for end in (len(kernel), *reversed(ends)))
     return next((head for head in heads if head in nodes), None)
-
-
-def _demand(calibration: Split | None, recipe: Recipe) -> Split:
-    if calibration is None:
-        raise QuantizationError(
-            f"recipe {recipe.name!r} takes activation ranges from data and no calibration split "
-            "was given; add `calibration: {path: …}` to the policy, or use `recipe: dynamic`"
-        )
-    return calibration
 
 
 def _check_outputs(candidate: Candidate, backend: Backend, int8: Path, threads: int) -> None:

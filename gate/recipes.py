@@ -1,13 +1,15 @@
 """Named INT8 recipes, as data."""
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from gate.door import unknown
 
 IntegerType = Literal["int8", "uint8"]
+Calibration = Literal["min-max", "moving-average", "percentile", "entropy", "mse"]
+Target = Literal["x86-vnni", "x86", "arm64", "tensorrt"]
 
 
 class Recipe(BaseModel):
@@ -19,14 +21,20 @@ class Recipe(BaseModel):
     """The preset it is or refines."""
     scheme: Literal["static", "dynamic"]
     """static: activation ranges are calibrated; dynamic: they are taken from each batch."""
+    target: Target | None = None
+    """The hardware it is made for, where that chose the integer types."""
     weight_type: IntegerType = "int8"
     """Integer type of the weights."""
     activation_type: IntegerType = "uint8"
     """Integer type of the activations."""
     per_channel: bool = True
     """One scale per output channel of a weight, instead of one per tensor."""
-    calibration: Literal["min-max"] | None = "min-max"
+    reduce_range: bool = False
+    """7-bit weights: what unsigned activations times signed weights need where x86 lacks VNNI."""
+    calibration: Calibration | None = "min-max"
     """How ranges are taken from what calibration saw; None for a dynamic scheme."""
+    percentile: float = Field(99.99, gt=50, le=100)
+    """Percentage of values that calibration `percentile` keeps."""
     op_types: tuple[str, ...] = ()
     """Operators to quantize; empty: all that the backend can."""
     exclude_op_types: tuple[str, ...] = ()
@@ -41,7 +49,23 @@ class Recipe(BaseModel):
         """Whether a calibration split is needed."""
         return self.scheme == "static"
 
+    @property
+    def is_symmetric(self) -> bool:
+        """Whether activations have their zero point in the middle: int8 does, uint8 does not."""
+        return self.activation_type == "int8"
 
+    @model_validator(mode="after")
+    def _fits_its_scheme(self) -> Self:
+        if (self.calibration is None) == self.needs_calibration:
+            raise ValueError(
+                "a static recipe needs a calibration method, and a dynamic one takes none"
+            )
+        if self.target == "tensorrt" and self.scheme == "dynamic":
+            raise ValueError("TensorRT takes static QDQ models only: use a static recipe")
+        return self
+
+
+_MATRIX_OPS = ("MatMul", "Gemm", "Attention", "EmbedLayerNormalization")
 RECIPES: dict[str, Recipe] = {
     recipe.name: recipe
     for recipe in (
@@ -57,10 +81,46 @@ RECIPES: dict[str, Recipe] = {
             summary="int8 activations: TensorRT, ARM, x86 without VNNI (as slow as FP32 on VNNI)",
         ),
         Recipe(
+            name="static-7bit",
+            scheme="static",
+            reduce_range=True,
+            summary="7-bit weights: exact and fast on every x86, a little less precise",
+        ),
+        Recipe(
             name="static-per-tensor",
             scheme="static",
             per_channel=False,
             summary="one scale a weight tensor: runtimes without per-channel kernels",
+        ),
+        Recipe(
+            name="static-percentile",
+            scheme="static",
+            calibration="percentile",
+            summary="cuts 0.01 % of the activations: where rare outliers stretch the ranges",
+        ),
+        Recipe(
+            name="static-entropy",
+            scheme="static",
+            calibration="entropy",
+            summary="least KL divergence (TensorRT's choice): CNNs with long-tailed activations",
+        ),
+        Recipe(
+            name="static-mse",
+            scheme="static",
+            calibration="mse",
+            summary="least squared error of the activations: the best first try after min-max",
+        ),
+        Recipe(
+            name="static-matmul",
+            scheme="static",
+            op_types=_MATRIX_OPS,
+            summary="matrix products alone: transformers, which Add, Softmax or LayerNorm break",
+        ),
+        Recipe(
+            name="static-conv",
+            scheme="static",
+            op_types=("Conv", "ConvTranspose"),
+            summary="convolutions alone: detectors and CNNs whose heads or joins break",
         ),
         Recipe(
             name="dynamic",
@@ -72,7 +132,17 @@ RECIPES: dict[str, Recipe] = {
     )
 }
 
-REFINABLE = frozenset(Recipe.model_fields) - {"name", "scheme", "calibration", "summary"}
+TARGETS: dict[str, dict[str, Any]] = {
+    "x86-vnni": {"activation_type": "uint8", "weight_type": "int8", "reduce_range": False},
+    "x86": {"activation_type": "uint8", "weight_type": "int8", "reduce_range": True},
+    "arm64": {"activation_type": "int8", "weight_type": "int8", "reduce_range": False},
+    "tensorrt": {"activation_type": "int8", "weight_type": "int8", "reduce_range": False},
+}
+"""What each kind of hardware computes exactly, and fastest among that: unsigned activations are
+twice as fast as signed ones on x86, saturate there without VNNI unless weights have 7 bits, and
+TensorRT takes none."""
+
+REFINABLE = frozenset(Recipe.model_fields) - {"name", "scheme", "summary"}
 """What a mapping may say besides `base`."""
 
 
@@ -102,7 +172,20 @@ def resolve(spec: str | Mapping[str, Any]) -> Recipe:
         if key not in REFINABLE:
             raise UnknownRecipeError(unknown("recipe key", key, tuple(sorted(REFINABLE))), key)
     frozen = {k: tuple(v) if isinstance(v, list) else v for k, v in changes.items()}
-    return Recipe.model_validate(preset.model_dump() | frozen, strict=True)
+    return Recipe.model_validate(preset.model_dump() | _for(frozen, preset) | frozen, strict=True)
+
+
+def _for(changes: Mapping[str, Any], preset: Recipe) -> dict[str, Any]:
+    """What the target that the changes name asks for; a dynamic recipe's activations are uint8."""
+    target = changes.get("target")
+    if target is None:
+        return {}
+    if not isinstance(target, str) or target not in TARGETS:
+        raise UnknownRecipeError(unknown("target", target, tuple(TARGETS)), "target")
+    asked = dict(TARGETS[target])
+    if preset.scheme == "dynamic":
+        del asked["activation_type"]
+    return asked
 
 
 def _preset(name: object, *, key: str | None) -> Recipe:

@@ -124,13 +124,17 @@ class Split:
     def batches(self, size: int) -> Iterator[Batch]:
         """Consecutive batches of `size`; the last may be shorter."""
         for start in range(0, len(self), size):
-            rows = self.order[start : start + size]
-            yield Batch(
-                start=start,
-                ids=self.ids[start : start + size],
-                feeds={name: self.prepare(column[rows]) for name, column in self.inputs.items()},
-                targets=self.targets[start : start + size] if self.targets is not None else None,
-            )
+            yield self.batch(start, size)
+
+    def batch(self, start: int, size: int) -> Batch:
+        """The examples from `start` on, `size` of them or what is left."""
+        rows = self.order[start : start + size]
+        return Batch(
+            start=start,
+            ids=self.ids[start : start + size],
+            feeds={name: self.prepare(column[rows]) for name, column in self.inputs.items()},
+            targets=self.targets[start : start + size] if self.targets is not None else None,
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from hypothesis.extra import numpy as arrays
 from support.onnx_models import cnn, images, multi_input, save, vectors
 
 from gate.backends.onnxruntime import BACKEND
-from gate.calibrate import calibrate
+from gate.calibrate import observe
 from gate.errors import DataError, EvaluationError
 from gate.recipes import RECIPES
 from gate.records import Batch
@@ -34,6 +34,11 @@ def batches(x: Any, size: int, name: str = "image") -> Iterator[Batch]:
 
 def doubled(feeds: Mapping[str, Any]) -> dict[str, Any]:
     return {"y": 2 * feeds["x"]}
+
+
+def calibrate(run: Any, data: Any, tensors: Any) -> dict[str, tuple[float, float]]:
+    found = observe(run, data, tuple(tensors))
+    return {name: (one.low, one.high) for name, one in found.items()}
 
 
 def test_it_equals_onnx_runtimes_own_min_max(tmp_path: Path) -> None:

@@ -9,15 +9,15 @@ import numpy as np
 import onnx
 import pytest
 from support import onnx_models as models
+from support.int8 import ranges_of
 from support.onnx_models import attention, cnn, images, mlp, save, vectors
 
 from gate import artifact, graph, recipes
 from gate.backends.onnxruntime import BACKEND
-from gate.calibrate import calibrate
-from gate.errors import DataError, EvaluationError, QuantizationError
+from gate.errors import QuantizationError
 from gate.quantize import prove, quantize, source_node
 from gate.recipes import Recipe
-from gate.records import Candidate, Int8Model, Kernel, Split
+from gate.records import Candidate, Int8Model, Kernel
 
 Feeds = dict[str, Any]
 
@@ -36,24 +36,6 @@ def candidate_of(path: Path) -> Candidate:
     )
 
 
-def split_of(inputs: Feeds) -> Split:
-    count = len(next(iter(inputs.values())))
-    return Split(
-        name="calibration",
-        source="test",
-        ids=np.array([f"id-{row}" for row in range(count)]),
-        explicit_ids=True,
-        content=np.zeros((count, 16), np.uint8),
-        inputs=inputs,
-        targets=None,
-        slices={},
-        unit=None,
-        sha256="0" * 64,
-        order=np.arange(count),
-        prepare=lambda raw: raw,
-    )
-
-
 def recipe(base: str = "static", **changes: Any) -> Recipe:
     return recipes.resolve({"base": base, **changes})
 
@@ -62,20 +44,9 @@ def run(
     model: onnx.ModelProto | Path, chosen: Recipe, feeds: Feeds, folder: Path, **changes: Any
 ) -> Int8Model:
     path = model if isinstance(model, Path) else save(model, folder / "fp32.onnx")
-    arguments = {
-        "calibration": split_of(feeds),
-        "sample_feeds": feeds,
-        "batch_size": 4,
-        "destination": folder / "int8.onnx",
-    }
-    return quantize(
-        candidate_of(path),
-        chosen,
-        backend=BACKEND,
-        calibrate=calibrate,
-        threads=1,
-        **(arguments | changes),
-    )
+    ranges = ranges_of(path, chosen, feeds) if chosen.needs_calibration else {}
+    arguments = {"ranges": ranges, "sample_feeds": feeds, "destination": folder / "int8.onnx"}
+    return quantize(candidate_of(path), chosen, backend=BACKEND, threads=1, **(arguments | changes))
 
 
 @pytest.fixture
@@ -97,7 +68,7 @@ def test_a_static_recipe_quantizes_all_the_work(tmp_path: Path, feeds: Feeds, na
 
 
 def test_a_dynamic_recipe_needs_no_calibration(tmp_path: Path) -> None:
-    int8 = run(mlp(), recipe("dynamic"), {"x": vectors()}, tmp_path, calibration=None)
+    int8 = run(mlp(), recipe("dynamic"), {"x": vectors()}, tmp_path)
     assert int8.quantized_nodes == ("first", "second")
     assert int8.kernels["DynamicQuantizeMatMul"] == 2
 
@@ -123,9 +94,7 @@ def test_nodes_without_names_are_matched(tmp_path: Path, feeds: Feeds) -> None:
 
 
 def test_a_batch_of_one_is_enough(tmp_path: Path) -> None:
-    feeds = {"image": images(5)}
-    sample = {"image": images(1)}
-    int8 = run(cnn(batch=1), recipe(), feeds, tmp_path, sample_feeds=sample, batch_size=1)
+    int8 = run(cnn(batch=1), recipe(), {"image": images(1)}, tmp_path)
     assert int8.int8_share == 1.0
 
 
@@ -213,7 +182,7 @@ def test_float_kernels_behind_quantized_nodes_are_caught(tmp_path: Path) -> None
     model = models.convolution((8, 4, 3, 3), (2, 8, 5, 5), transpose=True)
     feeds = {"x": np.ones((2, 8, 5, 5), np.float32)}
     with pytest.raises(QuantizationError, match=r"no integer kernel: conv \(ConvTranspose\)"):
-        run(model, recipe(), feeds, tmp_path, batch_size=2)
+        run(model, recipe(), feeds, tmp_path)
 
 
 def test_products_of_two_activations_are_not_dynamic(tmp_path: Path) -> None:
@@ -239,31 +208,12 @@ def test_outputs_that_changed_are_caught(tmp_path: Path, feeds: Feeds) -> None:
         quantize(
             other,
             recipe(),
-            split_of(feeds),
+            ranges_of(path, recipe(), feeds),
             backend=BACKEND,
-            calibrate=calibrate,
             sample_feeds=feeds,
             threads=1,
-            batch_size=4,
             destination=tmp_path / "int8.onnx",
         )
-
-
-def test_a_static_recipe_without_calibration_is_refused(tmp_path: Path, feeds: Feeds) -> None:
-    with pytest.raises(QuantizationError, match="no calibration split was given"):
-        run(cnn(), recipe(), feeds, tmp_path, calibration=None)
-
-
-def test_an_empty_calibration_split_is_refused(tmp_path: Path, feeds: Feeds) -> None:
-    with pytest.raises(DataError, match="no calibration examples"):
-        run(cnn(), recipe(), feeds, tmp_path, calibration=split_of({"image": images(0)}))
-
-
-def test_nan_in_calibration_names_the_example(tmp_path: Path, feeds: Feeds) -> None:
-    bad = images(8)
-    bad[5, 0, 0, 0] = np.nan
-    with pytest.raises(EvaluationError, match=r"input 'image'.*'id-5'"):
-        run(cnn(), recipe(), feeds, tmp_path, calibration=split_of({"image": bad}))
 
 
 # ── the proof ─────────────────────────────────────────────────────────────────────────────

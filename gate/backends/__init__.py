@@ -27,6 +27,13 @@ class Runner(Protocol):
         """
 
 
+class Exposed(Runner, Protocol):
+    """A model whose inner tensors are outputs."""
+
+    def views(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        """As `run`, without copying: read-only."""
+
+
 class Backend(Protocol):
     """A runtime."""
 
@@ -42,14 +49,14 @@ class Backend(Protocol):
             CandidateError: the runtime cannot load it.
         """
 
-    def open_exposed(self, model: Path, tensors: Sequence[str], *, threads: int) -> Runner:
+    def open_exposed(self, model: Path, tensors: Sequence[str], *, threads: int) -> Exposed:
         """Load it with graph optimizations off and `tensors` added to its outputs."""
 
     def optimize(self, model: Path, destination: Path) -> None:
         """Write the model with constants folded, in standard operators only."""
 
-    def activations(self, model: Path, recipe: Recipe) -> tuple[str, ...]:
-        """Tensors whose ranges `quantize` needs for this recipe."""
+    def activations(self, model: Path, recipe: Recipe) -> Mapping[str, str]:
+        """Tensors whose ranges `quantize` needs, each with the one to observe in its stead."""
 
     def quantize(self, model: Path, recipe: Recipe, ranges: Ranges, destination: Path) -> None:
         """Write the INT8 model; what one file cannot hold goes to `<destination>.data`.

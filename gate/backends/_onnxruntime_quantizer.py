@@ -34,6 +34,10 @@ _INTEGER_OPS = frozenset(INTEGER_OPERAND) | {
 """Operators that only a quantized model has."""
 
 
+_CUTTING = frozenset({"Relu", "Clip"})
+_MOVING = frozenset({"Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"})
+
+
 @dataclass(frozen=True, slots=True)
 class Plan:
     """A recipe fitted to one model."""
@@ -73,17 +77,55 @@ def plan(model: Any, recipe: Recipe) -> Plan:
     )
 
 
-def activations(fitted: Plan) -> tuple[str, ...]:
-    """Float tensors that are no weights and that a node to be quantized reads or writes."""
-    weights = {tensor.name for tensor in fitted.model.graph.initializer}
-    types = graphs.tensor_types(fitted.model)
+def activations(fitted: Plan) -> dict[str, str]:
+    """Float tensors that are no weights and that a node to be quantized reads or writes.
+
+    Each comes with the tensor whose range is as good as its own, or better:
+
+    - What only a Relu or Clip reads need not be told apart where that cuts it off.
+    - What only moves or reshapes values has the range of what it moves.
+    """
+    graph = fitted.model.graph
+    weights = {tensor.name for tensor in graph.initializer}
+    types, floats = graphs.tensor_types(fitted.model), _float_types()
     names = {*fitted.selected}
-    nodes = (node for node in fitted.model.graph.node if node.name in names)
-    touched = (name for node in nodes for name in (*node.input, *node.output))
-    floats = _float_types()
-    return tuple(
-        name for name in dict.fromkeys(touched) if name not in weights and types.get(name) in floats
-    )
+    nodes = (node for node in graph.node if node.name in names)
+    touched = dict.fromkeys(name for node in nodes for name in (*node.input, *node.output))
+    needed = [name for name in touched if name not in weights and types.get(name) in floats]
+    cut, moved = _cut_off(graph), _moved(graph)
+
+    def source(name: str) -> str:
+        while name in cut or name in moved:
+            name = cut.get(name) or moved[name]
+        return name
+
+    return {name: source(name) for name in needed}
+
+
+def _cut_off(graph: Any) -> dict[str, str]:
+    """Tensors that a Relu or Clip alone reads, with its output."""
+    kept = {value.name for value in graph.output}
+    readers: dict[str, list[Any]] = {}
+    for node in graph.node:
+        for name in dict.fromkeys((*node.input, *graphs.read_inside(node))):
+            readers.setdefault(name, []).append(node)
+    return {
+        name: found[0].output[0]
+        for name, found in readers.items()
+        if len(found) == 1
+        and found[0].op_type in _CUTTING
+        and found[0].input[0] == name
+        and name not in kept
+    }
+
+
+def _moved(graph: Any) -> dict[str, str]:
+    weights = {tensor.name for tensor in graph.initializer}
+    return {
+        node.output[0]: node.input[0]
+        for node in graph.node
+        if node.op_type in _MOVING and node.input[0] not in weights
+    }
 
 
 def static(fitted: Plan, recipe: Recipe, ranges: Ranges) -> Any:
@@ -105,7 +147,7 @@ def static(fitted: Plan, recipe: Recipe, ranges: Ranges) -> Any:
         quantizer = QDQQuantizer(
             model=model,
             per_channel=recipe.per_channel,
-            reduce_range=False,  # 7-bit weights are a choice of their own, never a default
+            reduce_range=recipe.reduce_range,
             weight_qType=_quant_type(recipe.weight_type),
             activation_qType=_quant_type(recipe.activation_type),
             tensors_range=_tensors_data(ranges, graphs.tensor_types(model)),
@@ -115,7 +157,7 @@ def static(fitted: Plan, recipe: Recipe, ranges: Ranges) -> Any:
             extra_options={
                 # Zero at the middle of int8: TensorRT takes nothing else. uint8 keeps its zero
                 # point, so that what follows a Relu has all 256 steps.
-                "ActivationSymmetric": recipe.activation_type == "int8",
+                "ActivationSymmetric": recipe.is_symmetric,
                 # A zero point in the weights costs a correction term in every kernel.
                 "WeightSymmetric": True,
             },
@@ -146,7 +188,7 @@ def dynamic(fitted: Plan, recipe: Recipe) -> Any:
         quantizer = ONNXQuantizer(
             model=model,
             per_channel=recipe.per_channel,
-            reduce_range=False,
+            reduce_range=recipe.reduce_range,
             mode=QuantizationMode.IntegerOps,
             static=False,
             weight_qType=_quant_type(recipe.weight_type),

@@ -8,7 +8,7 @@ from support.onnx_models import cnn, convolution, images, mlp, multi_input, save
 
 from gate import backends, recipes
 from gate.backends import BACKENDS, Backend
-from gate.calibrate import calibrate
+from gate.calibrate import observe, ranges_of
 from gate.errors import CandidateError, EvaluationError, QuantizationError, UsageError
 from gate.records import Batch, TensorSpec
 
@@ -22,10 +22,14 @@ def backend(request: pytest.FixtureRequest) -> Backend:
 
 
 def quantized(backend: Backend, model: Path, destination: Path, recipe: recipes.Recipe) -> Path:
-    tensors = backend.activations(model, recipe)
-    runner = backend.open_exposed(model, tensors, threads=1)
-    batch = Batch(start=0, ids=np.arange(8).astype(str), feeds={"image": images()}, targets=None)
-    ranges = calibrate(runner.run, [batch], tensors) if tensors else {}
+    sources = backend.activations(model, recipe)
+    ranges = {}
+    if sources:
+        runner = backend.open_exposed(model, tuple(sources.values()), threads=1)
+        ids = np.arange(8).astype(str)
+        batch = Batch(start=0, ids=ids, feeds={"image": images()}, targets=None)
+        observed = observe(runner.views, [batch], tuple(sources.values()))
+        ranges = ranges_of(observed, recipe, sources)
     backend.quantize(model, recipe, ranges, destination)
     return destination
 

@@ -8,9 +8,8 @@ import numpy as np
 import onnx
 from support.onnx_models import save
 
-from gate import recipes
+from gate import calibrate, recipes
 from gate.backends.onnxruntime import BACKEND
-from gate.calibrate import calibrate
 from gate.recipes import Recipe
 from gate.records import Batch, Kernel
 
@@ -22,10 +21,12 @@ def recipe(base: str = "static", **changes: Any) -> Recipe:
 
 
 def ranges_of(model: Path, chosen: Recipe, feeds: Feeds) -> dict[str, tuple[float, float]]:
-    tensors = BACKEND.activations(model, chosen)
+    sources = BACKEND.activations(model, chosen)
+    tensors = tuple(dict.fromkeys(sources.values()))
     run = BACKEND.open_exposed(model, tensors, threads=1).run
-    ids = np.array(["0"])
-    return calibrate(run, [Batch(start=0, ids=ids, feeds=feeds, targets=None)], tensors)
+    ids = np.arange(len(next(iter(feeds.values())))).astype(str)
+    batch = Batch(start=0, ids=ids, feeds=feeds, targets=None)
+    return calibrate.ranges_of(calibrate.observe(run, [batch], tensors), chosen, sources)
 
 
 def quantized(
