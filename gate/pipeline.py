@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gate import backends, calibrate, data, formats, preprocess, publish, tasks, timing, trackers
-from gate.backends import Ranges, Runner
+from gate import backends, data, formats, preprocess, publish, tasks, timing, trackers
+from gate.backends import Runner
 from gate.candidate import Source, fetch, input_columns
 from gate.compare import compare_budgets, describe
 from gate.decide import decide
@@ -16,6 +16,7 @@ from gate.errors import (
     UsageError,
 )
 from gate.evaluate import demand_baseline, evaluate, first_outputs, opening, without_rows
+from gate.int8 import make_int8
 from gate.judgeable import unsupported
 from gate.metrics import (
     ARTIFACT_METRICS,
@@ -28,8 +29,6 @@ from gate.normalize import normalize, prove_parity
 from gate.policy_file import LoadedPolicy, load_policy
 from gate.preflight import preflight
 from gate.progress import Progress, Silent
-from gate.provenance import cpu
-from gate.quantize import quantize
 from gate.records import (
     Array,
     Candidate,
@@ -149,10 +148,7 @@ def _judge(
         reference = source.reference or run.backend.open(source.onnx, threads=run.threads).run
         prove_parity(reference, fp32, shown, candidate.source)
         task, metrics = _metrics(run, candidate, splits["held_out"], fp32, batch_size)
-    with run.step("calibrate"):
-        ranges = _ranges(run, candidate, splits.get("calibration"))
-    with run.step("quantize"):
-        int8 = _quantize(run, candidate, ranges, shown[0])
+    int8 = make_int8(run, candidate, splits.get("calibration"), shown[0])
     cost = charge(run, candidate, splits["held_out"])
     order, watch = _order(run, splits["held_out"], metrics, cost.alpha)
     with run.step("evaluate", total=len(order)):
@@ -227,58 +223,6 @@ def _open_splits(run: Run, candidate: Candidate) -> dict[str, Split]:
     }
     data.prove_disjoint(tuple(splits.values()))
     return splits
-
-
-def _ranges(run: Run, candidate: Candidate, calibration: Split | None) -> Ranges:
-    """Activation ranges, from one pass over the calibration data, or from what one saw before."""
-    recipe, backend = run.policy.build.recipe, run.backend
-    sources = backend.activations(candidate.path, recipe)
-    if not recipe.needs_calibration:
-        return {}
-    assert calibration is not None
-    tensors = tuple(dict.fromkeys(sources.values()))
-    key = {
-        "model": candidate.fp32_sha256,
-        "data": calibration.sha256,
-        "preprocessing": preprocess.digest(run.policy.build.preprocess),
-        "tensors": tensors,
-        "versions": backend.versions(),
-        "cpu": cpu(),
-        "threads": run.threads,
-    }
-    cache = calibrate.Cache(publish.RUNS / "cache" / "calibration")
-    observed: calibrate.Observed | None = cache.load(key)
-    if observed is None:
-        observed = _observed(run, candidate, calibration, tensors)
-        cache.save(key, observed)
-    return calibrate.ranges_of(observed, recipe, sources)
-
-
-def _observed(
-    run: Run, candidate: Candidate, calibration: Split, tensors: Sequence[str]
-) -> calibrate.Observed:
-    others = max(1, run.threads - 1)  # one thread counts what the others computed
-    runner = run.backend.open_exposed(candidate.path, tensors, threads=others)
-    batches = calibrate.batches(
-        calibration,
-        fixed=data.fixed_batch(candidate),
-        measure=lambda batch: sum(value.nbytes for value in runner.run(batch.feeds).values()),
-    )
-    return calibrate.observe(runner.views, batches, tensors)
-
-
-def _quantize(
-    run: Run, candidate: Candidate, ranges: Ranges, sample: Mapping[str, Array]
-) -> Int8Model:
-    return quantize(
-        candidate,
-        run.policy.build.recipe,
-        ranges,
-        backend=run.backend,
-        sample_feeds=sample,
-        threads=run.threads,
-        destination=run.scratch / "model.int8.onnx",
-    )
 
 
 def _metrics(

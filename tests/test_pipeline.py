@@ -77,7 +77,7 @@ def test_a_metric_that_does_not_fit_is_told_before_anything_is_quantized(
     def untimely(*args: Any, **kwargs: Any) -> None:
         pytest.fail("quantized first")
 
-    monkeypatch.setattr(pipeline, "quantize", untimely)
+    monkeypatch.setattr(pipeline, "make_int8", untimely)
     project.spec["judge"]["budgets"] = [{"metric": "top10_accuracy", "max_drop": 0.01}]
     project.write()
     with pytest.raises(errors.UsageError, match="top10_accuracy"):

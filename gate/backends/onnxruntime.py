@@ -9,6 +9,7 @@ import numpy as np
 
 from gate import graph as graphs
 from gate.backends import Ranges
+from gate.backends import _onnxruntime_plan as plans
 from gate.backends import _onnxruntime_profile as profiles
 from gate.backends import _onnxruntime_quantizer as quantizer
 from gate.errors import CandidateError, EvaluationError
@@ -92,8 +93,8 @@ class OnnxRuntime:
         Raises:
             QuantizationError: as `quantize`.
         """
-        fitted = quantizer.plan(graphs.read(model), recipe)
-        return quantizer.activations(fitted) if recipe.needs_calibration else {}
+        fitted = plans.plan(graphs.read(model), recipe)
+        return plans.activations(fitted) if recipe.needs_calibration else {}
 
     def quantize(self, model: Path, recipe: Recipe, ranges: Ranges, destination: Path) -> None:
         """Write the INT8 model: the same inputs give the same bytes, anywhere, at any time.
@@ -104,7 +105,7 @@ class OnnxRuntime:
             QuantizationError: the recipe names nodes or operators that do not exist, nothing
                 can be quantized, or ONNX Runtime's quantizer failed.
         """
-        fitted = quantizer.plan(graphs.read(model), recipe)
+        fitted = plans.plan(graphs.read(model), recipe)
         if recipe.scheme == "static":
             graphs.write(quantizer.static(fitted, recipe, ranges), destination)
         else:

@@ -1,0 +1,71 @@
+"""How a run comes by its INT8 model."""
+
+from collections.abc import Mapping, Sequence
+
+from gate import calibrate, data, preprocess, publish
+from gate.backends import Ranges
+from gate.provenance import cpu
+from gate.quantize import quantize
+from gate.records import Array, Candidate, Int8Model, Split
+from gate.run import Run
+
+
+def make_int8(
+    run: Run, candidate: Candidate, calibration: Split | None, sample: Mapping[str, Array]
+) -> Int8Model:
+    """By the policy's recipe; `sample` is a small batch on which both models show what executes.
+
+    Raises:
+        QuantizationError: the recipe does not fit, or no integer kernel executes.
+        EvaluationError: calibration data make the model fail, or give NaN.
+    """
+    with run.step("calibrate"):
+        ranges = _ranges(run, candidate, calibration)
+    with run.step("quantize"):
+        return quantize(
+            candidate,
+            run.policy.build.recipe,
+            ranges,
+            backend=run.backend,
+            sample_feeds=sample,
+            threads=run.threads,
+            destination=run.scratch / "model.int8.onnx",
+        )
+
+
+def _ranges(run: Run, candidate: Candidate, calibration: Split | None) -> Ranges:
+    """Activation ranges, from one pass over the calibration data, or from what one saw before."""
+    recipe, backend = run.policy.build.recipe, run.backend
+    sources = backend.activations(candidate.path, recipe)
+    if not recipe.needs_calibration:
+        return {}
+    assert calibration is not None
+    tensors = tuple(dict.fromkeys(sources.values()))
+    key = {
+        "model": candidate.fp32_sha256,
+        "data": calibration.sha256,
+        "preprocessing": preprocess.digest(run.policy.build.preprocess),
+        "tensors": tensors,
+        "versions": backend.versions(),
+        "cpu": cpu(),
+        "threads": run.threads,
+    }
+    cache = calibrate.Cache(publish.RUNS / "cache" / "calibration")
+    observed: calibrate.Observed | None = cache.load(key)
+    if observed is None:
+        observed = _observed(run, candidate, calibration, tensors)
+        cache.save(key, observed)
+    return calibrate.ranges_of(observed, recipe, sources)
+
+
+def _observed(
+    run: Run, candidate: Candidate, calibration: Split, tensors: Sequence[str]
+) -> calibrate.Observed:
+    others = max(1, run.threads - 1)  # one thread counts what the others computed
+    runner = run.backend.open_exposed(candidate.path, tensors, threads=others)
+    batches = calibrate.batches(
+        calibration,
+        fixed=data.fixed_batch(candidate),
+        measure=lambda batch: sum(value.nbytes for value in runner.run(batch.feeds).values()),
+    )
+    return calibrate.observe(runner.views, batches, tensors)
