@@ -28,6 +28,7 @@ def cli() -> None:
 @cli.command()
 @POLICIES
 @click.option("--candidate", help="ONNX or .pt2 file, or models:/name/3, models:/name@alias.")
+@click.option("--int8", help="INT8 ONNX made elsewhere, instead of what the recipe makes.")
 @click.option("--stage", type=click.Choice(["pr", "release"]), default="pr", show_default=True)
 @click.option("--out", type=MODEL_FOLDER, help="New or empty folder for record and reports.")
 @click.option("--engine", type=click.Choice(["local"]), default="local", show_default=True)

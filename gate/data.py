@@ -143,15 +143,19 @@ def _fixed_batches(candidate: Candidate) -> set[int]:
     return {size for size in sizes if size is not None}
 
 
-def batch_size(policy: Policy, candidate: Candidate, splits: Iterable[Split]) -> int:
+def batch_size(
+    policy: Policy, candidate: Candidate, splits: Iterable[Split], *, alone: bool = False
+) -> int:
     """The policy's batch, or the one that the model is fixed to.
+
+    `alone`: by default one example at a time, as a batch would change what the model gives.
 
     Raises:
         DataError: they disagree, or a split does not divide into fixed batches.
     """
     fixed = _fixed_batches(candidate)
     if not fixed:
-        return policy.batch_size or _DEFAULT_BATCH
+        return policy.batch_size or (1 if alone else _DEFAULT_BATCH)
     size = next(iter(fixed)) or _DEFAULT_BATCH
     asked = policy.judge.batch_size
     if len(fixed) > 1 or asked not in (None, size):

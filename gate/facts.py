@@ -3,8 +3,8 @@
 from collections.abc import Iterator
 
 from gate import wording
-from gate.recipes import RECIPES, Recipe
-from gate.records import Baseline, GateRecord, SplitInfo
+from gate.recipes import RECIPES
+from gate.records import Baseline, GateRecord, Int8Info, SplitInfo
 from gate.statistics import ledger
 from gate.wording import plain
 
@@ -58,7 +58,7 @@ def facts(record: GateRecord) -> tuple[tuple[str, str], ...]:
     fp32_size, int8_size = wording.size(candidate.bytes), wording.size(record.int8.bytes)
     lines = [
         ("Candidate", f"{plain(candidate.source)} (sha256 {wording.short(candidate.sha256)})"),
-        ("Recipe", _recipe(record.int8.recipe)),
+        ("Recipe", _recipe(record.int8)),
         ("Held-out", _split(splits.held_out) + _seen_of(record)),
         *([("Calibration", _split(splits.calibration))] if splits.calibration else []),
         ("INT8 proof", _proof(record)),
@@ -71,12 +71,19 @@ def facts(record: GateRecord) -> tuple[tuple[str, str], ...]:
     return tuple(lines)
 
 
-def _recipe(recipe: Recipe) -> str:
+def _recipe(int8: Int8Info) -> str:
+    recipe = int8.recipe
+    if recipe is None:
+        name = plain(int8.source or "unnamed")
+        return f"none: made elsewhere, {name} (sha256 {wording.short(int8.sha256)})"
     per = "per channel" if recipe.per_channel else "per tensor"
     text = f"{plain(recipe.name)}: {recipe.activation_type} activations, "
-    text += f"{recipe.weight_type} weights {per}"
+    text += f"{'7-bit ' if recipe.reduce_range else ''}{recipe.weight_type} weights {per}"
     if recipe.calibration:
-        text += f", {recipe.calibration} ranges"
+        share = f" {recipe.percentile:g}" if recipe.calibration == "percentile" else ""
+        text += f", {recipe.calibration}{share} ranges"
+    if recipe.target:
+        text += f", for {recipe.target}"
     preset = RECIPES.get(recipe.name)
     if preset is None or recipe.op_types != preset.op_types:
         text += f"; only {wording.listing(map(plain, recipe.op_types), _NAMES)}"

@@ -166,6 +166,11 @@ def opset(model: Any) -> int:
     return max((entry.version for entry in model.opset_import if not entry.domain), default=0)
 
 
+def depends_on_batch(model: Any) -> bool:
+    """Whether it quantizes activations as they come, over a whole batch: mates change outputs."""
+    return any(node.op_type.startswith("DynamicQuantize") for node, _ in walk(model))
+
+
 def keep_used_domains(model: Any) -> None:
     """Drop operator sets that no node uses; the runtime lists all it knows."""
     used = {node.domain for node, _ in walk(model)} | {""}

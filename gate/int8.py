@@ -1,24 +1,57 @@
 """How a run comes by its INT8 model."""
 
+import shutil
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
-from gate import calibrate, data, preprocess, publish
+from gate import calibrate, data, graph, preprocess, publish
 from gate.backends import Ranges
+from gate.candidate import Source
+from gate.normalize import external_files
 from gate.provenance import cpu
-from gate.quantize import quantize
+from gate.quantize import adopt, quantize
 from gate.records import Array, Candidate, Int8Model, Split
-from gate.run import Run
+from gate.run import Ready, Run
+
+
+def take_ready(source: Source, scratch: Path) -> Ready:
+    """Copy an INT8 artifact that was made elsewhere to where the run keeps its own.
+
+    A single file stays as it is, byte by byte; weights beside it move to `<name>.data`.
+
+    Raises:
+        CandidateError: it cannot be read.
+    """
+    path = scratch / "model.int8.onnx"
+    if external_files(source.onnx):
+        graph.write(graph.read(source.onnx), path)
+    else:
+        shutil.copyfile(source.onnx, path)
+    alone = graph.depends_on_batch(graph.read(path, weights=False))
+    return Ready(path=path, source=source.name, alone=alone)
 
 
 def make_int8(
     run: Run, candidate: Candidate, calibration: Split | None, sample: Mapping[str, Array]
 ) -> Int8Model:
-    """By the policy's recipe; `sample` is a small batch on which both models show what executes.
+    """By the policy's recipe, or as it was handed in.
+
+    `sample` is a small batch on which the models show what executes.
 
     Raises:
         QuantizationError: the recipe does not fit, or no integer kernel executes.
         EvaluationError: calibration data make the model fail, or give NaN.
     """
+    if run.ready is not None:
+        with run.step("quantize"):
+            return adopt(
+                candidate,
+                run.ready.path,
+                source=run.ready.source,
+                backend=run.backend,
+                sample_feeds=sample,
+                threads=run.threads,
+            )
     with run.step("calibrate"):
         ranges = _ranges(run, candidate, calibration)
     with run.step("quantize"):

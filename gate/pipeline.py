@@ -16,7 +16,7 @@ from gate.errors import (
     UsageError,
 )
 from gate.evaluate import demand_baseline, evaluate, first_outputs, opening, without_rows
-from gate.int8 import make_int8
+from gate.int8 import make_int8, take_ready
 from gate.judgeable import unsupported
 from gate.metrics import (
     ARTIFACT_METRICS,
@@ -41,7 +41,7 @@ from gate.records import (
     Stage,
     Verdict,
 )
-from gate.run import Judged, Run, charge, write
+from gate.run import Judged, Ready, Run, charge, write
 from gate.stopping import Early, Watch
 from gate.tasks import BoundTask
 
@@ -76,6 +76,7 @@ def run_gate(
     stage: Stage = "pr",
     out: str | os.PathLike[str] | None = None,
     tracker: str = "mlflow",
+    int8: str | os.PathLike[str] | None = None,
     trust: bool = False,
     threads: int | None = None,
     example_inputs: Mapping[str, Array] | None = None,
@@ -89,6 +90,8 @@ def run_gate(
         stage: `release` also registers the INT8 model.
         out: an empty or new folder for the record; default `.gate/<model>/<run>/`.
         tracker: a key of `gate.trackers`.
+        int8: an INT8 model made elsewhere, a path or an MLflow URI; default: the policy's recipe
+            makes one.
         trust: allow candidate formats that can run code on load.
         threads: of one inference; default: every core.
         example_inputs: inputs by name, to trace a module with; default: from the policy's data.
@@ -122,6 +125,8 @@ def run_gate(
                 progress=progress or Silent(),
                 known=known,
             )
+            if int8 is not None:
+                run.ready = _ready(os.fspath(int8), Path(scratch))
             judged = _judge(run, chosen, trust=trust, example_inputs=example_inputs)
             record, written = write(run, judged, folder)
     if unreachable is not None:
@@ -141,7 +146,8 @@ def _judge(
         candidate = _normalised(run, source)
     with run.step("data"):
         splits = _open_splits(run, candidate)
-        batch_size = data.batch_size(run.policy, candidate, splits.values())
+        alone = run.ready is not None and run.ready.alone
+        batch_size = data.batch_size(run.policy, candidate, splits.values(), alone=alone)
     with run.step("parity"):
         fp32 = run.backend.open(candidate.path, threads=run.threads)
         shown = opening(splits.get("calibration", splits["held_out"]), batch_size)
@@ -149,7 +155,7 @@ def _judge(
         prove_parity(reference, fp32, shown, candidate.source)
         task, metrics = _metrics(run, candidate, splits["held_out"], fp32, batch_size)
     int8 = make_int8(run, candidate, splits.get("calibration"), shown[0])
-    cost = charge(run, candidate, splits["held_out"])
+    cost = charge(run, candidate, int8, splits["held_out"])
     order, watch = _order(run, splits["held_out"], metrics, cost.alpha)
     with run.step("evaluate", total=len(order)):
         evaluated = evaluate(
@@ -190,6 +196,16 @@ def _judge(
         verdict=verdict,
         process=process,
     )
+
+
+def _ready(source: str, scratch: Path) -> Ready:
+    """An INT8 artifact that was made elsewhere: ONNX, which is only data."""
+
+    def no_examples(_: tuple[str, ...]) -> Mapping[str, Array]:
+        raise UsageError(f"--int8 {source} is no ONNX file: export it to ONNX")
+
+    folder = _subfolder(scratch, "int8")
+    return take_ready(fetch(source, scratch=folder, trust=False, examples=no_examples), scratch)
 
 
 def _normalised(run: Run, source: Source) -> Candidate:

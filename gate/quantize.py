@@ -7,7 +7,7 @@ from pathlib import Path
 
 from gate import artifact
 from gate.backends import Backend, Ranges
-from gate.errors import QuantizationError
+from gate.errors import CandidateError, QuantizationError
 from gate.recipes import Recipe
 from gate.records import Array, Candidate, Int8Model, Kernel
 
@@ -50,9 +50,42 @@ def quantize(
     after = backend.profile(destination, sample_feeds)
     proof = prove(before, after)
     _check_exclusions(before, proof, recipe)
-    sha256, size = artifact.measured(artifact.files(destination))
+    return _described(destination, proof, recipe=recipe)
+
+
+def adopt(
+    candidate: Candidate,
+    int8: Path,
+    *,
+    source: str,
+    backend: Backend,
+    sample_feeds: Mapping[str, Array],
+    threads: int,
+) -> Int8Model:
+    """Take an INT8 artifact that was made elsewhere, and prove that integers do its work.
+
+    Its nodes are its own: nothing says which of the candidate's they came from.
+
+    Raises:
+        QuantizationError: it does not fit the candidate, or no integer kernel executes.
+        CandidateError: the runtime cannot load it.
+        EvaluationError: it fails on the sample.
+    """
+    try:
+        backend.open(int8, threads=threads)
+    except CandidateError as error:
+        raise CandidateError(str(error).replace(str(int8), source)) from error
+    _check_inputs(candidate, backend, int8, threads)
+    _check_outputs(candidate, backend, int8, threads)
+    return _described(int8, prove_alone(backend.profile(int8, sample_feeds)), source=source)
+
+
+def _described(
+    path: Path, proof: Proof, *, recipe: Recipe | None = None, source: str | None = None
+) -> Int8Model:
+    sha256, size = artifact.measured(artifact.files(path))
     return Int8Model(
-        path=destination,
+        path=path,
         sha256=sha256,
         bytes=size,
         recipe=recipe,
@@ -60,6 +93,7 @@ def quantize(
         skipped_nodes=proof.skipped_nodes,
         int8_share=proof.int8_share,
         kernels=proof.kernels,
+        source=source,
     )
 
 
@@ -85,6 +119,24 @@ def prove(fp32: Sequence[Kernel], int8: Sequence[Kernel]) -> Proof:
     )
 
 
+def prove_alone(int8: Sequence[Kernel]) -> Proof:
+    """What executed, in terms of the INT8 model's own nodes; as `prove`.
+
+    Raises:
+        QuantizationError: as `prove`.
+    """
+    worked = [kernel for kernel in int8 if kernel.macs]
+    integers = [kernel for kernel in worked if kernel.integer]
+    if not integers:
+        raise QuantizationError(_nothing_ran(int8))
+    return Proof(
+        quantized_nodes=tuple(dict.fromkeys(kernel.node for kernel in integers)),
+        skipped_nodes=tuple(dict.fromkeys(k.node for k in worked if not k.integer)),
+        int8_share=sum(k.macs for k in integers) / sum(k.macs for k in worked),
+        kernels=dict(sorted(Counter(kernel.op for kernel in int8).items())),
+    )
+
+
 def source_node(kernel: str, nodes: Collection[str]) -> str | None:
     """The FP32 node that `kernel` came from: runtimes append, `conv1` -> `conv1_token_1`.
 
@@ -93,6 +145,17 @@ def source_node(kernel: str, nodes: Collection[str]) -> str | None:
     ends = [index for index, letter in enumerate(kernel) if letter in "_/"]
     heads = (kernel[:end] for end in (len(kernel), *reversed(ends)))
     return next((head for head in heads if head in nodes), None)
+
+
+def _check_inputs(candidate: Candidate, backend: Backend, int8: Path, threads: int) -> None:
+    """Names and types; a shape may be freer or tighter, and a run shows whether it fits."""
+    expected = {spec.name: spec.dtype for spec in candidate.inputs}
+    found = {spec.name: spec.dtype for spec in backend.open(int8, threads=threads).inputs}
+    if found != expected:
+        raise QuantizationError(
+            f"the INT8 model's inputs are {found} and the FP32 model's {expected}; they cannot be "
+            "fed the same examples. Export both with the same inputs"
+        )
 
 
 def _check_outputs(candidate: Candidate, backend: Backend, int8: Path, threads: int) -> None:

@@ -158,15 +158,19 @@ class Int8Model:
     path: Path
     sha256: str
     bytes: int
-    recipe: Recipe
+    recipe: Recipe | None
+    """What made it; None where it was made elsewhere."""
     quantized_nodes: tuple[str, ...]
-    """FP32 nodes with multiply–accumulate work that an integer kernel executes."""
+    """FP32 nodes with multiply–accumulate work that an integer kernel executes; of an artifact
+    that was made elsewhere its own nodes."""
     skipped_nodes: tuple[str, ...]
     """Those that a float kernel executes."""
     int8_share: float
     """Share of multiply–accumulate operations executed by integer kernels, 0..1."""
     kernels: Mapping[str, int]
     """Executed kernels by operator type, with their number."""
+    source: str | None = None
+    """As the user named it, where it was made elsewhere."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -362,11 +366,19 @@ class Int8Info(_Value):
 
     sha256: str
     bytes: int
-    recipe: Recipe
+    recipe: Recipe | None
+    """What made it; None where it was made elsewhere."""
     quantized_nodes: tuple[str, ...]
     skipped_nodes: tuple[str, ...]
     int8_share: float
     kernels: dict[str, int]
+    source: str | None = None
+    """As the user named it, where it was made elsewhere."""
+
+    @property
+    def origin(self) -> str:
+        """What tells it from another INT8 model of the same candidate, in one canonical text."""
+        return f"int8:{self.sha256}" if self.recipe is None else self.recipe.model_dump_json()
 
     @classmethod
     def of(cls, model: Int8Model) -> Self:

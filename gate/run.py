@@ -34,6 +34,18 @@ from gate.since import since
 from gate.statistics import ledger
 
 
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """An INT8 artifact that was made elsewhere."""
+
+    path: Path
+    """In the run's private folder."""
+    source: str
+    """As the user named it."""
+    alone: bool
+    """Whether an example's outputs depend on its batch mates."""
+
+
 @dataclass(slots=True)
 class Run:
     """What stays the same through the steps of one run."""
@@ -46,6 +58,8 @@ class Run:
     progress: Progress
     known: publish.Known
     """What the tracker remembers of this model."""
+    ready: Ready | None = None
+    """Instead of what the policy's recipe would make."""
     seconds: dict[str, float] = field(default_factory=dict)
 
     @property
@@ -71,12 +85,12 @@ class Charge:
     ledger: Literal["none", "tracker"]
 
 
-def charge(run: Run, candidate: Candidate, held_out: Split) -> Charge:
+def charge(run: Run, candidate: Candidate, int8: Int8Model, held_out: Split) -> Charge:
     """Reserve an attempt at a release, before it is evaluated; a pull request costs nothing."""
     alpha = run.policy.alpha
     if run.stage != "release":
         return Charge(alpha, None, "none")
-    key = ledger.attempt_key(candidate.sha256, run.policy.build.recipe.model_dump_json())
+    key = ledger.attempt_key(candidate.sha256, Int8Info.of(int8).origin)
     past = run.known.reserve(run.policy.model, held_out=held_out.sha256, key=key)
     if past is None:
         return Charge(alpha, None, "none")

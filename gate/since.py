@@ -86,7 +86,9 @@ def _differing(now: Any, last: Any) -> list[str]:
     return [name for name in type(now).model_fields if getattr(now, name) != getattr(last, name)]
 
 
-def _recipe(now: Recipe, last: Recipe) -> str:
+def _recipe(now: Recipe | None, last: Recipe | None) -> str:
+    if now is None or last is None:
+        return " -> ".join("made elsewhere" if one is None else one.name for one in (last, now))
     if now.name != last.name:
         return f"{last.name} -> {now.name}"
     return f"{now.name}, other {', '.join(_differing(now, last))}"

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from gate.policy import Budget
+from gate.recipes import Recipe
 from gate.records import Comparison, Finding, GateRecord, SplitInfo
 from gate.statistics import ledger
 
@@ -54,6 +55,9 @@ def _escaped(match: re.Match[str]) -> str:
     return ":" if match[0] == "=" and not second else f"::{ord(match[0]):x}:"
 
 
+_ELSEWHERE = "made elsewhere"
+
+
 def shortened(text: str, limit: int) -> str:
     """`text`, cut where MLflow demands it, with a mark that says so."""
     mark = " … (cut)"
@@ -63,19 +67,30 @@ def shortened(text: str, limit: int) -> str:
 # ── params and metrics ────────────────────────────────────────────────────────────────────
 
 
-def params(record: GateRecord) -> dict[str, str]:
-    """How the run was made and judged, each budget's limit included."""
-    policy, recipe, used = record.policy, record.int8.recipe, record.provenance
-    values: dict[str, object] = {
-        "stage": record.stage,
-        "task": policy.task,
+def _recipe(recipe: Recipe | None) -> dict[str, object]:
+    if recipe is None:
+        return {"recipe": _ELSEWHERE}
+    return {
         "recipe": recipe.name,
         "scheme": recipe.scheme,
+        "target": recipe.target or "none",
         "weight_type": recipe.weight_type,
         "activation_type": recipe.activation_type,
         "per_channel": recipe.per_channel,
+        "reduce_range": recipe.reduce_range,
+        "calibration_method": recipe.calibration or "none",
         "exclude_op_types": ", ".join(recipe.exclude_op_types) or "none",
         "exclude_nodes": ", ".join(recipe.exclude_nodes) or "none",
+    }
+
+
+def params(record: GateRecord) -> dict[str, str]:
+    """How the run was made and judged, each budget's limit included."""
+    policy, used = record.policy, record.provenance
+    values: dict[str, object] = {
+        "stage": record.stage,
+        "task": policy.task,
+        **_recipe(record.int8.recipe),
         "batch_size": used.batch_size,
         "seed": used.seed,
         "threads": used.threads,
@@ -147,8 +162,8 @@ def opening_tags(record: GateRecord) -> dict[str, str]:
     }
     if record.ledger == "tracker":
         tags[f"{PREFIX}held_out"] = record.splits.held_out.sha256
-        recipe = record.int8.recipe.model_dump_json()
-        tags[f"{PREFIX}attempt_key"] = ledger.attempt_key(record.candidate.sha256, recipe)
+        origin = record.int8.origin
+        tags[f"{PREFIX}attempt_key"] = ledger.attempt_key(record.candidate.sha256, origin)
     return tags | ({"mlflow.source.git.commit": commit} if commit else {})
 
 
@@ -164,7 +179,7 @@ def tags(record: GateRecord) -> dict[str, str]:
         "preprocessing": record.preprocessing_sha256,
         "policy": used.policy_sha256,
         "rows": record.rows_sha256,
-        "recipe": record.int8.recipe.name,
+        "recipe": record.int8.recipe.name if record.int8.recipe else _ELSEWHERE,
         "git": used.git,
         "cpu": " ".join(_cpu(record)),
         "onnxruntime": used.versions.get("onnxruntime"),

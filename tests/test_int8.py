@@ -1,0 +1,180 @@
+"""An INT8 model made elsewhere is judged as it came; a recipe's is calibrated once."""
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from support.int8 import ranges_of, recipe
+from support.onnx_models import cnn, save
+from support.project import CNN, Project
+
+from gate import artifact, errors
+from gate.backends.onnxruntime import BACKEND
+from gate.pipeline import run_gate
+from gate.records import GateRecord
+
+BROKEN = onnx.helper.make_model(
+    onnx.helper.make_graph(
+        [onnx.helper.make_node("Relu", ["nothing"], ["y"])],
+        "g",
+        [],
+        [onnx.helper.make_tensor_value_info("y", 1, [1])],
+    )
+).SerializeToString()
+"""ONNX that no runtime loads."""
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
+    monkeypatch.chdir(tmp_path)
+    return Project(tmp_path)
+
+
+def judged(project: Project, int8: Path | None = None, **options: object) -> GateRecord:
+    found = run_gate(project.policy, CNN, tracker="none", int8=int8, **options)  # type: ignore[arg-type]
+    return found.record
+
+
+def made(project: Project, base: str = "static") -> Path:
+    chosen = recipe(base)
+    feeds = {"image": project.data("calibration")["image"]}
+    ranges = ranges_of(CNN, chosen, feeds) if chosen.needs_calibration else {}
+    BACKEND.quantize(CNN, chosen, ranges, project.folder / f"{base}.onnx")
+    return project.folder / f"{base}.onnx"
+
+
+# ── made elsewhere ────────────────────────────────────────────────────────────────────────
+
+
+def test_an_artifact_is_judged_byte_for_byte(project: Project) -> None:
+    project.spec["judge"]["budgets"] += [
+        {"metric": "size", "max_ratio": 0.5},
+        {"metric": "int8_share", "at_least": 0.9},
+    ]
+    project.write()
+    file = made(project)
+    record = judged(project, file)
+    assert record.verdict.outcome == "pass"
+    assert record.int8.sha256 == artifact.sha256_of(file)
+    assert record.int8.recipe is None
+    assert record.int8.source == str(file)
+    assert record.int8.quantized_nodes
+    assert "calibrate" not in record.durations
+    written = GateRecord.model_validate_json(record.model_dump_json())
+    assert written == record
+
+
+def test_weights_beside_the_artifact_come_along(project: Project) -> None:
+    model = onnx.load(made(project))
+    onnx.save_model(
+        model, project.folder / "large.onnx", save_as_external_data=True, size_threshold=0
+    )
+    whole, split = judged(project, made(project)), judged(project, project.folder / "large.onnx")
+    assert split.verdict == whole.verdict
+
+
+def test_a_damaged_artifact_fails(project: Project) -> None:
+    model = onnx.load(made(project))
+    int8 = [t for t in model.graph.initializer if t.data_type == onnx.TensorProto.INT8]
+    weights = max(int8, key=lambda tensor: tensor.ByteSize())
+    nothing = onnx.numpy_helper.to_array(weights) * np.int8(0)
+    weights.CopyFrom(onnx.numpy_helper.from_array(nothing, weights.name))
+    onnx.save(model, project.folder / "damaged.onnx")
+    assert judged(project, project.folder / "damaged.onnx").verdict.outcome == "fail"
+
+
+def test_fp32_in_its_place_is_no_int8(project: Project) -> None:
+    with pytest.raises(errors.QuantizationError, match="runs no integer kernel"):
+        judged(project, CNN)
+
+
+def test_an_artifact_of_another_model_is_refused(project: Project) -> None:
+    chosen, feeds = recipe(), {"image": project.data("calibration")["image"]}
+    other = onnx.load(save(cnn(), project.folder / "other.onnx"))
+    other.graph.input[0].name = other.graph.node[0].input[0] = "picture"
+    path = save(other, project.folder / "other.onnx")
+    ranges = ranges_of(path, chosen, {"picture": feeds["image"]})
+    BACKEND.quantize(path, chosen, ranges, project.folder / "wrong.onnx")
+    with pytest.raises(errors.QuantizationError, match=r"inputs are .*picture"):
+        judged(project, project.folder / "wrong.onnx")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "error"),
+    [
+        ("no.onnx", None, errors.UsageError),
+        ("empty.onnx", b"", errors.CandidateError),
+        ("garbage.onnx", b"not a model", errors.CandidateError),
+        ("broken.onnx", BROKEN, errors.CandidateError),
+        ("model.pt2", b"PK", errors.UsageError),
+    ],
+)
+def test_what_is_no_artifact_is_refused(
+    project: Project, name: str, content: bytes | None, error: type[errors.GateError]
+) -> None:
+    if content is not None:
+        (project.folder / name).write_bytes(content)
+    with pytest.raises(error, match=name):
+        judged(project, project.folder / name)
+
+
+def test_dynamic_artifacts_are_judged_one_example_at_a_time(project: Project) -> None:
+    assert judged(project, made(project, "dynamic")).provenance.batch_size == 1
+    assert judged(project, made(project)).provenance.batch_size > 1
+
+
+def test_two_artifacts_of_a_candidate_are_two_attempts(project: Project) -> None:
+    first, second = (judged(project, made(project, base)) for base in ("static", "static-7bit"))
+    assert first.int8.origin != second.int8.origin
+    assert judged(project).int8.origin.startswith("{")
+
+
+# ── what was calibrated before ────────────────────────────────────────────────────────────
+
+
+def test_a_second_run_takes_what_the_first_one_saw(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = judged(project)
+
+    def untimely(*_: object, **__: object) -> None:
+        raise AssertionError("calibrated again")
+
+    monkeypatch.setattr(type(BACKEND), "open_exposed", untimely)
+    project.spec["build"]["recipe"] = {"base": "static", "calibration": "entropy"}
+    project.write()
+    assert judged(project).int8.sha256 != first.int8.sha256
+    project.spec["build"]["recipe"] = "static"
+    project.write()
+    assert judged(project).int8.sha256 == first.int8.sha256
+
+
+@pytest.mark.parametrize("change", ["data", "model", "nodes"])
+def test_another_model_or_other_data_are_calibrated_anew(
+    project: Project, monkeypatch: pytest.MonkeyPatch, change: str
+) -> None:
+    judged(project)
+    asked = []
+    opened = type(BACKEND).open_exposed
+
+    def noted(*arguments: object, **options: object) -> object:
+        asked.append(arguments)
+        return opened(*arguments, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(type(BACKEND), "open_exposed", noted)
+    candidate = CNN
+    if change == "data":
+        project.change("calibration", lambda columns: columns["image"].__imul__(2))
+    elif change == "model":
+        model = onnx.load(CNN)
+        weight = model.graph.initializer[0]
+        values = onnx.numpy_helper.to_array(weight) * 1.001
+        weight.CopyFrom(onnx.numpy_helper.from_array(values.astype("float32"), weight.name))
+        candidate = project.folder / "other.onnx"
+        onnx.save(model, candidate)
+    else:
+        project.spec["build"]["recipe"] = {"base": "static", "op_types": ["Conv"]}
+        project.write()
+    run_gate(project.policy, candidate, tracker="none")
+    assert len(asked) == 1
