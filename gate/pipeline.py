@@ -90,8 +90,7 @@ def run_gate(
         stage: `release` also registers the INT8 model.
         out: an empty or new folder for the record; default `.gate/<model>/<run>/`.
         tracker: a key of `gate.trackers`.
-        int8: an INT8 model made elsewhere, a path or an MLflow URI; default: the policy's recipe
-            makes one.
+        int8: an INT8 model made elsewhere, path or MLflow URI, instead of what the recipe makes.
         trust: allow candidate formats that can run code on load.
         threads: of one inference; default: every core.
         example_inputs: inputs by name, to trace a module with; default: from the policy's data.
@@ -106,13 +105,12 @@ def run_gate(
     keeper = trackers.get(tracker)
     with publish.claimed(None if out is None else Path(out)) as folder:
         known, unreachable = publish.reach(keeper, loaded.policy.model)
-        source = chosen if isinstance(chosen, str) else type(chosen).__name__
         with (
             publish.tracing(
                 keeper if unreachable is None else None,
                 model=loaded.policy.model,
                 stage=stage,
-                source=source,
+                source=chosen if isinstance(chosen, str) else type(chosen).__name__,
             ),
             tempfile.TemporaryDirectory(prefix="gate-") as scratch,
         ):
@@ -124,9 +122,8 @@ def run_gate(
                 scratch=Path(scratch),
                 progress=progress or Silent(),
                 known=known,
+                ready=None if int8 is None else _ready(os.fspath(int8), Path(scratch)),
             )
-            if int8 is not None:
-                run.ready = _ready(os.fspath(int8), Path(scratch))
             judged = _judge(run, chosen, trust=trust, example_inputs=example_inputs)
             record, written = write(run, judged, folder)
     if unreachable is not None:
