@@ -8,6 +8,8 @@ from gate.records import Baseline, GateRecord, Int8Info, SplitInfo
 from gate.statistics import ledger
 from gate.wording import plain
 
+_LARGE = 0.4
+"""Times FP32's size: an artifact above it is asked why."""
 _NAMES = 4
 _KERNELS = 8
 
@@ -114,14 +116,28 @@ def _proof(record: GateRecord) -> str:
     text += f"integers; kernels run: {wording.listing(kernels, _KERNELS)}"
     if not int8.skipped_nodes:
         return text
-    skipped = (plain(node, 60) for node in int8.skipped_nodes)
-    return f"{text}; still FP32: {wording.listing(skipped, _NAMES)}"
+    islands = [
+        f"{plain(one.node, 60)} ({wording.decimal(100 * one.share, 1)} %: {plain(one.reason)})"
+        for one in int8.islands
+    ]
+    names = islands or [plain(node, 60) for node in int8.skipped_nodes]
+    return f"{text}; still FP32: {wording.listing(names, _NAMES)}"
 
 
 def _ratio(record: GateRecord) -> str:
     if not record.candidate.bytes:
         return ""
-    return f", {wording.amount(record.int8.bytes / record.candidate.bytes, 'ratio', 'bytes')}"
+    ratio = record.int8.bytes / record.candidate.bytes
+    return f", {wording.amount(ratio, 'ratio', 'bytes')}{_why_large(record.int8, ratio)}"
+
+
+def _why_large(int8: Int8Info, ratio: float) -> str:
+    """INT8 weights take a quarter; what else there is stayed in floating point."""
+    floats = int8.float_weights
+    if ratio <= _LARGE or floats is None or 2 * floats.bytes < int8.bytes:
+        return ""
+    names = wording.listing((plain(name, 60) for name in floats.largest), _NAMES)
+    return f"; {wording.size(floats.bytes)} of it are weights that stay FP32: {names}"
 
 
 def _baseline(checks: tuple[Baseline, ...]) -> str:

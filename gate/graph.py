@@ -1,5 +1,6 @@
 """ONNX graphs as data: read, walked, named, typed and written."""
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -61,6 +62,26 @@ def tensors(model: Any) -> Iterator[Any]:
             yield from attribute.tensors
         for graph in subgraphs(node):
             yield from graph.initializer
+
+
+def constants(model: Any) -> set[str]:
+    """Names of the main graph's tensors that are known before it runs."""
+    graph = model.graph
+    given = {tensor.name for tensor in graph.initializer}
+    given |= {tensor.values.name for tensor in graph.sparse_initializer}
+    return given | {node.output[0] for node in graph.node if node.op_type == "Constant"}
+
+
+def float_weights(model: Any) -> dict[str, int]:
+    """Bytes of every constant of a floating-point type, by name, the largest first."""
+    from onnx import TensorProto, helper
+
+    sizes: dict[str, int] = {}
+    for tensor in tensors(model):
+        if tensor.data_type in (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16):
+            width = helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
+            sizes[tensor.name] = sizes.get(tensor.name, 0) + width * math.prod(tensor.dims)
+    return dict(sorted(sizes.items(), key=lambda item: -item[1]))
 
 
 def walk(model: Any) -> Iterator[tuple[Any, str]]:

@@ -5,13 +5,14 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from gate import artifact
+from gate import artifact, graph
 from gate.backends import Backend, Ranges
 from gate.errors import CandidateError, QuantizationError
 from gate.recipes import Recipe
-from gate.records import Array, Candidate, Int8Model, Kernel
+from gate.records import Array, Candidate, FloatWeights, Int8Model, Island, Kernel
 
 _NAMED = 5
+_NOT_FUSED = "the runtime runs it in floating point: what surrounds it is not all quantized"
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +51,9 @@ def quantize(
     after = backend.profile(destination, sample_feeds)
     proof = prove(before, after)
     _check_exclusions(before, proof, recipe)
-    return _described(destination, proof, recipe=recipe)
+    reasons = backend.why_float(candidate.path, recipe)
+    islands = _islands([k for k in before if k.node in proof.skipped_nodes], before, reasons)
+    return _described(destination, proof, islands, recipe=recipe)
 
 
 def adopt(
@@ -77,11 +80,44 @@ def adopt(
         raise CandidateError(str(error).replace(str(int8), source)) from error
     _check_inputs(candidate, backend, int8, threads)
     _check_outputs(candidate, backend, int8, threads)
-    return _described(int8, prove_alone(backend.profile(int8, sample_feeds)), source=source)
+    kernels = backend.profile(int8, sample_feeds)
+    proof = prove_alone(kernels)
+    islands = _islands([k for k in kernels if k.macs and not k.integer], kernels, {})
+    return _described(int8, proof, islands, source=source)
+
+
+def _islands(
+    kernels: Sequence[Kernel], every: Sequence[Kernel], reasons: Mapping[str, str]
+) -> tuple[Island, ...]:
+    """What stays in floating point, most work first; `every` kernel makes up the whole."""
+    total = sum(kernel.macs for kernel in every)
+    found = [
+        Island(
+            node=kernel.node,
+            op=kernel.op,
+            share=kernel.macs / total,
+            reason=reasons.get(kernel.node, _NOT_FUSED),
+        )
+        for kernel in kernels
+        if kernel.macs
+    ]
+    return tuple(sorted(found, key=lambda island: (-island.share, island.node)))
+
+
+def _float_weights(path: Path) -> FloatWeights | None:
+    sizes = graph.float_weights(graph.read(path, weights=False))
+    if not sizes:
+        return None
+    return FloatWeights(bytes=sum(sizes.values()), largest=tuple(sizes)[:_NAMED])
 
 
 def _described(
-    path: Path, proof: Proof, *, recipe: Recipe | None = None, source: str | None = None
+    path: Path,
+    proof: Proof,
+    islands: tuple[Island, ...],
+    *,
+    recipe: Recipe | None = None,
+    source: str | None = None,
 ) -> Int8Model:
     sha256, size = artifact.measured(artifact.files(path))
     return Int8Model(
@@ -94,6 +130,8 @@ def _described(
         int8_share=proof.int8_share,
         kernels=proof.kernels,
         source=source,
+        islands=islands,
+        float_weights=_float_weights(path),
     )
 
 

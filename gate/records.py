@@ -151,6 +151,25 @@ class Kernel:
     """Multiply–accumulate operations in the run; 0 for operators that have none."""
 
 
+class Island(_Value):
+    """A node that multiplies and accumulates in floating point within an INT8 model."""
+
+    node: str
+    op: str
+    share: float
+    """Of the FP32 model's multiply–accumulate work, 0..1."""
+    reason: str
+
+
+class FloatWeights(_Value):
+    """Weights that an INT8 artifact still holds in floating point."""
+
+    bytes: int
+    """All of them."""
+    largest: tuple[str, ...]
+    """Names of the largest, at most five."""
+
+
 @dataclass(frozen=True, slots=True)
 class Int8Model:
     """The INT8 artifact, and the proof that it is one."""
@@ -171,6 +190,10 @@ class Int8Model:
     """Executed kernels by operator type, with their number."""
     source: str | None = None
     """As the user named it, where it was made elsewhere."""
+    islands: tuple[Island, ...] = ()
+    """What stays in floating point, and why; most work first."""
+    float_weights: FloatWeights | None = None
+    """What keeps the artifact large; None where it has none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -374,6 +397,10 @@ class Int8Info(_Value):
     kernels: dict[str, int]
     source: str | None = None
     """As the user named it, where it was made elsewhere."""
+    islands: tuple[Island, ...] = ()
+    """What stays in floating point, and why; most work first."""
+    float_weights: FloatWeights | None = None
+    """What keeps the artifact large; None where it has none."""
 
     @property
     def origin(self) -> str:

@@ -10,6 +10,7 @@ from gate.recipes import Recipe
 from gate.records import Comparison, GateRecord, PreviousRelease
 
 _MOVED = 1e-9
+_NAMED = 3
 _CPU_KEYS = ("model", "architecture", "vnni")
 
 
@@ -29,7 +30,7 @@ def since(
     except ValidationError:
         lost = f"unknown: the record of run {run} is lost, damaged or of another version"
         return PreviousRelease(when=when, run=run, changes=(lost,))
-    changes = (*_inputs(record, last), *_results(record, last))
+    changes = (*_inputs(record, last), *_layers(record, last), *_results(record, last))
     return PreviousRelease(when=last.created, run=run, changes=changes)
 
 
@@ -61,6 +62,19 @@ def _machine(now: GateRecord, last: GateRecord) -> Iterator[str]:
             yield f"{library} {old} -> {new}"
     if any(mine.cpu.get(key) != theirs.cpu.get(key) for key in _CPU_KEYS):
         yield f"CPU: {theirs.cpu.get('model')} -> {mine.cpu.get('model')}"
+
+
+def _layers(now: GateRecord, last: GateRecord) -> Iterator[str]:
+    """Layers that used to run as integers and do not any more, or the other way about."""
+    for text, mine, theirs in (
+        ("stopped being quantized", now.int8.skipped_nodes, last.int8.quantized_nodes),
+        ("began to be quantized", now.int8.quantized_nodes, last.int8.skipped_nodes),
+    ):
+        moved = [node for node in mine if node in frozenset(theirs)]
+        if moved:
+            layers = "layer" if len(moved) == 1 else "layers"
+            more = f" and {len(moved) - _NAMED} more" if len(moved) > _NAMED else ""
+            yield f"{len(moved)} {layers} {text}: {', '.join(moved[:_NAMED])}{more}"
 
 
 def _results(now: GateRecord, last: GateRecord) -> Iterator[str]:

@@ -255,3 +255,36 @@ def test_integer_kernels_without_work_prove_nothing() -> None:
         prove([kernel("a", 10)], [kernel("a", 10), kernel("add", 0, integer=True)])
     with pytest.raises(QuantizationError, match="no multiply–accumulate work at all"):
         prove([], [kernel("add", 0, integer=True)])
+
+
+# ── what stays in floating point, and why ─────────────────────────────────────────────────
+
+
+def test_what_stays_in_floating_point_is_told_with_its_reason(tmp_path: Path, feeds: Feeds) -> None:
+    whole = run(cnn(), recipe(), feeds, tmp_path)
+    assert whole.islands == ()
+    one = run(cnn(), recipe(exclude_nodes=["conv2"]), feeds, tmp_path)
+    assert [(i.node, i.op, i.reason) for i in one.islands] == [
+        ("conv2", "Conv", "excluded by exclude_nodes")
+    ]
+    assert one.islands[0].share + one.int8_share == pytest.approx(1)
+    kind = run(cnn(), recipe(exclude_op_types=["Conv"]), feeds, tmp_path)
+    assert {i.reason for i in kind.islands} == {"excluded by exclude_op_types"}
+    assert [i.share for i in kind.islands] == sorted((i.share for i in kind.islands), reverse=True)
+    convs = run(cnn(), recipe("static-conv"), feeds, tmp_path)
+    assert [(i.node, i.reason) for i in convs.islands] == [
+        ("fc", "recipe 'static-conv' leaves Gemm out")
+    ]
+
+
+def test_a_dynamic_recipe_leaves_products_of_activations(tmp_path: Path) -> None:
+    int8 = run(attention(), recipe("dynamic"), {"x": vectors(8).reshape(8, 4, 4)}, tmp_path)
+    reasons = {island.node: island.reason for island in int8.islands}
+    assert "product of two activations" in reasons["scores"]
+
+
+def test_weights_that_stay_in_floating_point_are_weighed(tmp_path: Path, feeds: Feeds) -> None:
+    int8 = run(cnn(), recipe(exclude_nodes=["fc"]), feeds, tmp_path)
+    assert int8.float_weights is not None
+    assert int8.float_weights.bytes >= 4 * 16 * 10
+    assert len(int8.float_weights.largest) <= 5

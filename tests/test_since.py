@@ -91,3 +91,22 @@ def test_a_lost_record_is_said_to_be_lost(make_record: Any, lost: Any) -> None:
     record = make_record("pass")
     (change,) = since(record, lost, run="abc", when=record.created).changes
     assert change.startswith("unknown: the record of run abc is lost")
+
+
+def test_layers_that_stopped_being_quantized_are_named(make_record):
+    before = make_record("pass")
+    nodes = tuple(f"conv{index}" for index in range(5))
+    old = before.model_copy(
+        update={
+            "int8": before.int8.model_copy(update={"quantized_nodes": nodes, "skipped_nodes": ()})
+        }
+    )
+    new = before.model_copy(
+        update={
+            "int8": before.int8.model_copy(update={"quantized_nodes": (), "skipped_nodes": nodes})
+        }
+    )
+    changes = since(new, old.model_dump(mode="json"), run="r", when=old.created).changes
+    assert "5 layers stopped being quantized: conv0, conv1, conv2 and 2 more" in changes
+    changes = since(old, new.model_dump(mode="json"), run="r", when=old.created).changes
+    assert "5 layers began to be quantized: conv0, conv1, conv2 and 2 more" in changes

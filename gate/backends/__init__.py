@@ -66,6 +66,9 @@ class Backend(Protocol):
                 runtime's quantizer failed.
         """
 
+    def why_float(self, model: Path, recipe: Recipe) -> Mapping[str, str]:
+        """Nodes that `recipe` leaves in floating point, each with the reason."""
+
     def profile(
         self, model: Path, feeds: Mapping[str, Array], *, optimize: bool = True
     ) -> tuple[Kernel, ...]:

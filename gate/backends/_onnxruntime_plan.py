@@ -227,6 +227,36 @@ def _why_nothing(model: Any, recipe: Recipe) -> str:
     )
 
 
+def why_float(model: Any, recipe: Recipe) -> dict[str, str]:
+    """Why the recipe does not quantize a node that multiplies and accumulates, by its name."""
+    chosen, weights = _chosen_op_types(recipe), graphs.constants(model)
+    found = {}
+    for node, where in graphs.walk(model):
+        if node.op_type in _WORKING_OPS:
+            reason = _why(node, where, recipe, chosen, weights)
+            if reason is not None:
+                found[node.name] = reason
+    return found
+
+
+def _why(
+    node: Any, where: str, recipe: Recipe, chosen: Collection[str], weights: Collection[str]
+) -> str | None:
+    told = {
+        f"inside a subgraph ({where.rstrip('/')}), where ONNX Runtime does not quantize": where,
+        "excluded by exclude_nodes": node.name in recipe.exclude_nodes,
+        "excluded by exclude_op_types": node.op_type in recipe.exclude_op_types,
+        f"ONNX Runtime has no {recipe.scheme} INT8 kernel for {node.op_type}": (
+            node.op_type not in supported(recipe.scheme)
+        ),
+        f"recipe {recipe.name!r} leaves {node.op_type} out": node.op_type not in chosen,
+        "a product of two activations, which a dynamic recipe leaves out": (
+            recipe.scheme == "dynamic" and not any(name in weights for name in node.input[1:])
+        ),
+    }
+    return next((reason for reason, holds in told.items() if holds), None)
+
+
 def few(names: Collection[str], limit: int = 5) -> str:
     """The first names, and how many more."""
     shown = ", ".join(list(names)[:limit])

@@ -111,6 +111,12 @@ class OnnxRuntime:
         else:
             graphs.write(quantizer.dynamic(fitted, recipe), destination)
 
+    def why_float(self, model: Path, recipe: Recipe) -> dict[str, str]:
+        """Nodes that `recipe` leaves in floating point, each with the reason."""
+        proto = graphs.read(model, weights=False)
+        graphs.name_nodes(proto)
+        return plans.why_float(proto, recipe)
+
     def profile(
         self, model: Path, feeds: Mapping[str, Array], *, optimize: bool = True
     ) -> tuple[Kernel, ...]:
