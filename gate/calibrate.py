@@ -7,10 +7,12 @@ memory does not depend on the number of examples, and no choice of method costs 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from hashlib import sha256
+from io import BytesIO
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
+from uuid import uuid4
 
 import numpy as np
 
@@ -55,6 +57,30 @@ def observe(run: Run, batches: Iterable[Batch], tensors: Sequence[str]) -> dict[
         raise DataError("there are no calibration examples; activation ranges need at least one")
     _check_all_seen(counters, seen)
     return {name: counter.result() for name, counter in counters.items()}
+
+
+def largest_by_channel(
+    run: Run, batches: Iterable[Batch], tensors: Sequence[str]
+) -> dict[str, Array]:
+    """(K,) largest absolute value of each channel, the last axis, of every tensor (…, K).
+
+    Raises:
+        EvaluationError, DataError: as `observe`.
+    """
+    found: dict[str, Array] = {}
+    seen = 0
+    for batch, values in _ahead(run, batches):
+        seen += len(batch.ids)
+        for name in tensors:
+            array = values[name]
+            if array.size:
+                largest = np.abs(array.reshape(-1, array.shape[-1])).max(axis=0)
+                if not np.isfinite(largest).all():
+                    raise EvaluationError(_not_finite(name, array, batch))
+                found[name] = np.maximum(found.get(name, largest), largest)
+    if not seen:
+        raise DataError("there are no calibration examples; smoothing needs at least one")
+    return found
 
 
 def _ahead(run: Run, batches: Iterable[Batch]) -> Iterator[tuple[Batch, Mapping[str, Array]]]:
@@ -145,32 +171,36 @@ class Cache:
         """What was seen under this key; None where there is nothing that can be trusted."""
         digest = _digest(key)
         try:
-            with np.load(self._file(digest)) as archive:
-                return _unpacked(archive) if str(archive["key"]) == digest else None
-        except (OSError, ValueError, KeyError, EOFError, BadZipFile):
+            whole = self._file(digest).read_bytes()
+        except OSError:
             return None
+        seal, payload = whole[:_SEAL], whole[_SEAL:]
+        return _unpacked(payload) if seal == _seal(digest, payload) else None
 
     def save(self, key: Mapping[str, Any], observed: Observed) -> bool:
         """Keep it; False where the folder cannot be written."""
-        digest = _digest(key)
+        digest, payload = _digest(key), _packed(observed)
         file = self._file(digest)
-        part = file.with_suffix(f".{np.random.default_rng().integers(1 << 62):x}.part")
+        part = file.with_suffix(f".{uuid4().hex}.part")
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
-            with part.open("wb") as out:
-                np.savez_compressed(out, key=np.array(digest), **_packed(observed))
+            part.write_bytes(_seal(digest, payload) + payload)
             part.replace(file)
         except OSError:
-            part.unlink(missing_ok=True)
             return False
+        finally:
+            with suppress(OSError):
+                part.unlink(missing_ok=True)
         return True
 
     def _file(self, digest: str) -> Path:
-        return self._folder / f"{digest}.npz"
+        return self._folder / f"{digest}.ranges"
 
 
-_FORMAT = 1
+_FORMAT = 2
 """Of the files, and of what is counted in them."""
+_SEAL = 32
+"""Bytes of the hash that a file begins with."""
 _FLOATS = ("low", "high", "mean_low", "mean_high")
 
 
@@ -179,27 +209,38 @@ def _digest(key: Mapping[str, Any]) -> str:
     return sha256(text.encode()).hexdigest()
 
 
-def _packed(observed: Observed) -> dict[str, Any]:
+def _seal(digest: str, payload: bytes) -> bytes:
+    """Tells that a file is whole, and what it was written for."""
+    return sha256(digest.encode() + payload).digest()
+
+
+def _packed(observed: Observed) -> bytes:
     found = list(observed.values())
-    return {
-        "names": np.frombuffer(json.dumps(list(observed)).encode(), dtype=np.uint8),
-        "floats": np.array([[getattr(one, name) for name in _FLOATS] for one in found]),
-        "bins": np.array([(one.exponent, one.first, len(one.counts)) for one in found]),
-        "counts": np.concatenate([one.counts for one in found]),
-    }
+    ends = [(one.exponent, one.first, len(one.counts)) for one in found]
+    out = BytesIO()
+    np.savez_compressed(
+        out,
+        names=np.frombuffer(json.dumps(list(observed)).encode(), dtype=np.uint8),
+        floats=np.array([[getattr(one, name) for name in _FLOATS] for one in found]),
+        bins=np.array(ends, dtype=np.int64).reshape(-1, 3),
+        counts=np.concatenate([np.zeros(0, dtype=np.int64), *(one.counts for one in found)]),
+    )
+    return out.getvalue()
 
 
-def _unpacked(archive: Any) -> dict[str, Histogram]:
-    names = json.loads(archive["names"].tobytes())
-    bins = archive["bins"]
-    parts = np.split(archive["counts"], np.cumsum(bins[:, 2])[:-1])
-    rows = zip(names, archive["floats"].tolist(), bins.tolist(), parts, strict=True)
+def _unpacked(payload: bytes) -> dict[str, Histogram]:
+    with np.load(BytesIO(payload)) as archive:
+        names, floats, bins, counts = (
+            archive[name] for name in ("names", "floats", "bins", "counts")
+        )
+    parts = np.split(counts, np.cumsum(bins[:, 2]))
+    rows = zip(json.loads(names.tobytes()), floats.tolist(), bins.tolist(), parts, strict=False)
     return {
         name: Histogram(
-            **dict(zip(_FLOATS, floats, strict=True)),
+            **dict(zip(_FLOATS, values, strict=True)),
             exponent=exponent,
             first=first,
-            counts=counts,
+            counts=mine,
         )
-        for name, floats, (exponent, first, _), counts in rows
+        for name, values, (exponent, first, _), mine in rows
     }

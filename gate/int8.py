@@ -1,16 +1,17 @@
 """How a run comes by its INT8 model."""
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
-from gate import calibrate, data, graph, preprocess, publish
-from gate.backends import Ranges
+from gate import artifact, calibrate, data, graph, preprocess, publish
+from gate.backends import Exposed, Ranges
 from gate.candidate import Source
 from gate.normalize import external_files
 from gate.provenance import cpu
 from gate.quantize import adopt, quantize
-from gate.records import Array, Candidate, Int8Model, Split
+from gate.records import Array, Batch, Candidate, Int8Model, Split
 from gate.run import Ready, Run
 
 
@@ -52,6 +53,9 @@ def make_int8(
                 sample_feeds=sample,
                 threads=run.threads,
             )
+    if run.policy.build.recipe.smooth is not None:
+        with run.step("smooth"):
+            candidate = _smoothed(run, candidate, calibration)
     with run.step("calibrate"):
         ranges = _ranges(run, candidate, calibration)
     with run.step("quantize"):
@@ -91,9 +95,30 @@ def _ranges(run: Run, candidate: Candidate, calibration: Split | None) -> Ranges
     return calibrate.ranges_of(observed, recipe, sources)
 
 
+def _smoothed(run: Run, candidate: Candidate, calibration: Split | None) -> Candidate:
+    """The same function, of which less is lost; what INT8 is held against stays as it was."""
+    recipe, backend = run.policy.build.recipe, run.backend
+    assert calibration is not None
+    tensors = backend.smoothable(candidate.path, recipe)
+    runner, batches = _exposed(run, candidate, calibration, tensors)
+    maxima = calibrate.largest_by_channel(runner.views, batches, tensors)
+    path = run.scratch / "smoothed.onnx"
+    backend.smooth(candidate.path, recipe, maxima, path)
+    sha256, size = artifact.measured(artifact.files(path))
+    return replace(candidate, path=path, fp32_sha256=sha256, bytes=size)
+
+
 def _observed(
     run: Run, candidate: Candidate, calibration: Split, tensors: Sequence[str]
 ) -> calibrate.Observed:
+    runner, batches = _exposed(run, candidate, calibration, tensors)
+    return calibrate.observe(runner.views, batches, tensors)
+
+
+def _exposed(
+    run: Run, candidate: Candidate, calibration: Split, tensors: Sequence[str]
+) -> tuple[Exposed, Iterator[Batch]]:
+    """The model with these tensors as outputs, and batches that it has the memory for."""
     others = max(1, run.threads - 1)  # one thread counts what the others computed
     runner = run.backend.open_exposed(candidate.path, tensors, threads=others)
     batches = calibrate.batches(
@@ -101,4 +126,4 @@ def _observed(
         fixed=data.fixed_batch(candidate),
         measure=lambda batch: sum(value.nbytes for value in runner.run(batch.feeds).values()),
     )
-    return calibrate.observe(runner.views, batches, tensors)
+    return runner, batches

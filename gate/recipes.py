@@ -35,6 +35,8 @@ class Recipe(BaseModel):
     """How ranges are taken from what calibration saw; None for a dynamic scheme."""
     percentile: float = Field(99.99, gt=50, le=100)
     """Percentage of values that calibration `percentile` keeps."""
+    smooth: float | None = Field(None, ge=0, le=1)
+    """SmoothQuant's α: how much of the activations' outliers the weights take; None: nothing."""
     op_types: tuple[str, ...] = ()
     """Operators to quantize; empty: all that the backend can."""
     exclude_op_types: tuple[str, ...] = ()
@@ -60,6 +62,8 @@ class Recipe(BaseModel):
             raise ValueError(
                 "a static recipe needs a calibration method, and a dynamic one takes none"
             )
+        if self.smooth is not None and not self.needs_calibration:
+            raise ValueError("`smooth` needs calibration data: use a static recipe")
         if self.target == "tensorrt" and self.scheme == "dynamic":
             raise ValueError("TensorRT takes static QDQ models only: use a static recipe")
         return self
@@ -121,6 +125,13 @@ RECIPES: dict[str, Recipe] = {
             scheme="static",
             op_types=("Conv", "ConvTranspose"),
             summary="convolutions alone: detectors and CNNs whose heads or joins break",
+        ),
+        Recipe(
+            name="smoothquant",
+            scheme="static",
+            smooth=0.5,
+            op_types=_MATRIX_OPS,
+            summary="outliers moved into the weights, then matrix products: large transformers",
         ),
         Recipe(
             name="dynamic",

@@ -130,6 +130,37 @@ def test_two_artifacts_of_a_candidate_are_two_attempts(project: Project) -> None
     assert judged(project).int8.origin.startswith("{")
 
 
+# ── recipes ───────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    "name", ["static-percentile", "static-entropy", "static-mse", "smoothquant"]
+)
+def test_a_recipe_with_ranges_of_its_own_passes(project: Project, name: str) -> None:
+    project.spec["build"]["recipe"] = name
+    project.write()
+    record = judged(project)
+    assert record.verdict.outcome == "pass"
+    assert record.int8.recipe is not None
+    assert record.int8.recipe.name == name
+    assert ("smooth" in record.durations) == (name == "smoothquant")
+
+
+@pytest.mark.parametrize(
+    ("target", "activations", "reduced"),
+    [("x86-vnni", "uint8", False), ("x86", "uint8", True), ("arm64", "int8", False)],
+)
+def test_a_target_chooses_the_integer_types(
+    project: Project, target: str, activations: str, reduced: bool
+) -> None:
+    project.spec["build"]["recipe"] = {"base": "static-mse", "target": target}
+    project.write()
+    made_by = judged(project).int8.recipe
+    assert made_by is not None
+    assert (made_by.activation_type, made_by.reduce_range) == (activations, reduced)
+    assert made_by.target == target
+
+
 # ── what was calibrated before ────────────────────────────────────────────────────────────
 
 

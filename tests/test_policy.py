@@ -324,7 +324,7 @@ ONE_FINDING = [
         "recipe: statc",
         "5:11: unknown recipe 'statc'; did you mean 'static'? Known: dynamic",
     ),
-    (STATIC, "recipe: zzz", "5:11: unknown recipe 'zzz'. Known: dynamic, static"),
+    (STATIC, "recipe: zzz", "5:11: unknown recipe 'zzz'. Known: dynamic, smoothquant, static"),
     (STATIC, "recipe: {base: statc}", "5:18: unknown recipe 'statc'; did you mean 'static'?"),
     (STATIC, "recipe: {base: 3}", "5:18: unknown recipe 3. Known: dynamic"),
     (STATIC, "recipe: {}", "5:11: a recipe mapping needs `base`"),

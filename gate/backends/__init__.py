@@ -55,6 +55,14 @@ class Backend(Protocol):
     def optimize(self, model: Path, destination: Path) -> None:
         """Write the model with constants folded, in standard operators only."""
 
+    def smoothable(self, model: Path, recipe: Recipe) -> tuple[str, ...]:
+        """Tensors whose largest values by channel, the last axis, `smooth` needs."""
+
+    def smooth(
+        self, model: Path, recipe: Recipe, maxima: Mapping[str, Array], destination: Path
+    ) -> None:
+        """Write the same model with outliers of activations moved into weights."""
+
     def activations(self, model: Path, recipe: Recipe) -> Mapping[str, str]:
         """Tensors whose ranges `quantize` needs, each with the one to observe in its stead."""
 

@@ -12,6 +12,7 @@ from gate.backends import Ranges
 from gate.backends import _onnxruntime_plan as plans
 from gate.backends import _onnxruntime_profile as profiles
 from gate.backends import _onnxruntime_quantizer as quantizer
+from gate.backends import _onnxruntime_smooth as smoothing
 from gate.errors import CandidateError, EvaluationError
 from gate.recipes import Recipe
 from gate.records import Array, Kernel, TensorSpec
@@ -84,6 +85,23 @@ class OnnxRuntime:
         graphs.name_nodes(optimized)
         graphs.keep_used_domains(optimized)
         graphs.write(optimized, destination)
+
+    def smoothable(self, model: Path, recipe: Recipe) -> tuple[str, ...]:
+        """Tensors whose largest values by channel, the last axis, `smooth` needs."""
+        return smoothing.tensors(plans.plan(graphs.read(model), recipe))
+
+    def smooth(
+        self, model: Path, recipe: Recipe, maxima: Mapping[str, Array], destination: Path
+    ) -> None:
+        """Write the same model with outliers of activations moved into weights.
+
+        `maxima` are (K,) by tensor, as `smoothable` names them.
+
+        Raises:
+            QuantizationError: as `quantize`.
+        """
+        fitted = plans.plan(graphs.read(model), recipe)
+        graphs.write(smoothing.smoothed(fitted, maxima, recipe.smooth or 0.0), destination)
 
     def activations(self, model: Path, recipe: Recipe) -> dict[str, str]:
         """Tensors whose ranges `quantize` needs: inputs and outputs of the nodes to quantize.
