@@ -68,6 +68,7 @@ def facts(record: GateRecord) -> tuple[tuple[str, str], ...]:
         ("FP32 check", _baseline(record.baseline)),
         ("Judged", _judged(record)),
         ("Ran on", _machine(record)),
+        *([("x86, no VNNI", _saturation(record.int8))] if record.int8.saturating else []),
         ("Source", _source(record)),
     ]
     return tuple(lines)
@@ -170,6 +171,15 @@ def _machine(record: GateRecord) -> str:
     return (
         f"onnxruntime {plain(versions.get('onnxruntime', 'unknown'), 40)}, {model} {has}, "
         f"{wording.plural(made.threads, 'thread')}, batch {made.batch_size}, seed {made.seed}"
+    )
+
+
+def _saturation(int8: Int8Info) -> str:
+    shares = (f"{plain(one.node, 60)} {100 * one.share:.1g} %" for one in int8.saturating)
+    layers = wording.plural(len(int8.saturating), "layer")
+    return (
+        f"{layers} would overflow there (share of products: {wording.listing(shares, _NAMES)}); "
+        "`target: x86` or static-signed do not, nor does session.x64quantprecision=1"
     )
 
 

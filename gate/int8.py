@@ -5,14 +5,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from gate import artifact, calibrate, data, graph, preprocess, publish
-from gate.backends import Exposed, Ranges
+from gate import artifact, calibrate, data, graph, preprocess, publish, saturation
+from gate.backends import Exposed
 from gate.candidate import Source
 from gate.normalize import external_files
 from gate.provenance import cpu
 from gate.quantize import adopt, quantize
-from gate.records import Array, Batch, Candidate, Int8Model, Split
+from gate.records import Array, Batch, Candidate, Int8Model, Saturation, Split
 from gate.run import Ready, Run
+
+_NOTICED = 1e-6
+"""Share of products from which an overflow is worth a word."""
 
 
 def take_ready(source: Source, scratch: Path) -> Ready:
@@ -57,25 +60,46 @@ def make_int8(
         with run.step("smooth"):
             candidate = _smoothed(run, candidate, calibration)
     with run.step("calibrate"):
-        ranges = _ranges(run, candidate, calibration)
+        sources, observed = _calibrated(run, candidate, calibration)
     with run.step("quantize"):
-        return quantize(
+        recipe = run.policy.build.recipe
+        int8 = quantize(
             candidate,
-            run.policy.build.recipe,
-            ranges,
+            recipe,
+            calibrate.ranges_of(observed, recipe, sources) if sources else {},
             backend=run.backend,
             sample_feeds=sample,
             threads=run.threads,
             destination=run.scratch / "model.int8.onnx",
         )
+        return replace(int8, saturating=_saturating(run, int8, sources, observed))
 
 
-def _ranges(run: Run, candidate: Candidate, calibration: Split | None) -> Ranges:
-    """Activation ranges, from one pass over the calibration data, or from what one saw before."""
+def _saturating(
+    run: Run, int8: Int8Model, sources: Mapping[str, str], observed: calibrate.Observed
+) -> tuple[Saturation, ...]:
+    """Layers that overflow on x86 without VNNI, by what calibration saw."""
+    found = []
+    for layer in run.backend.products(int8.path):
+        seen = observed.get(sources.get(layer.tensor, ""))
+        if seen is not None:
+            often = saturation.levels(seen, layer.scale, layer.zero_point)
+            found.append((saturation.share(layer.weights, often), layer.node))
+    worst = sorted((-share, node) for share, node in found if share >= _NOTICED)
+    return tuple(Saturation(node=node, share=-share) for share, node in worst)
+
+
+def _calibrated(
+    run: Run, candidate: Candidate, calibration: Split | None
+) -> tuple[Mapping[str, str], calibrate.Observed]:
+    """Which tensor stands for which, and what one pass over the calibration data saw of them.
+
+    The pass is this run's, or an earlier one's over the same data.
+    """
     recipe, backend = run.policy.build.recipe, run.backend
     sources = backend.activations(candidate.path, recipe)
     if not recipe.needs_calibration:
-        return {}
+        return {}, {}
     assert calibration is not None
     tensors = tuple(dict.fromkeys(sources.values()))
     key = {
@@ -92,7 +116,7 @@ def _ranges(run: Run, candidate: Candidate, calibration: Split | None) -> Ranges
     if observed is None:
         observed = _observed(run, candidate, calibration, tensors)
         cache.save(key, observed)
-    return calibrate.ranges_of(observed, recipe, sources)
+    return sources, observed
 
 
 def _smoothed(run: Run, candidate: Candidate, calibration: Split | None) -> Candidate:

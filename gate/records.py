@@ -161,6 +161,14 @@ class Island(_Value):
     reason: str
 
 
+class Saturation(_Value):
+    """A layer whose sums are cut off on x86 without VNNI."""
+
+    node: str
+    share: float
+    """Of its pairs of products, by the calibration ranges and the weights, 0..1."""
+
+
 class FloatWeights(_Value):
     """Weights that an INT8 artifact still holds in floating point."""
 
@@ -194,6 +202,8 @@ class Int8Model:
     """What stays in floating point, and why; most work first."""
     float_weights: FloatWeights | None = None
     """What keeps the artifact large; None where it has none."""
+    saturating: tuple[Saturation, ...] = ()
+    """Layers that overflow on x86 without VNNI, the worst first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -401,6 +411,8 @@ class Int8Info(_Value):
     """What stays in floating point, and why; most work first."""
     float_weights: FloatWeights | None = None
     """What keeps the artifact large; None where it has none."""
+    saturating: tuple[Saturation, ...] = ()
+    """Layers that overflow on x86 without VNNI, the worst first."""
 
     @property
     def origin(self) -> str:

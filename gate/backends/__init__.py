@@ -1,6 +1,7 @@
 """Runtimes: what executes models, and makes INT8 ones."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, cast
 
@@ -11,6 +12,19 @@ from gate.records import Array, Kernel, TensorSpec
 GROUP = "gate.backends"
 BACKENDS = {"onnxruntime": "gate.backends.onnxruntime:BACKEND"}
 Ranges = Mapping[str, tuple[float, float]]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Product:
+    """A layer that multiplies unsigned activations with signed weights."""
+
+    node: str
+    tensor: str
+    """Its activations, by their name in the FP32 model."""
+    scale: float
+    zero_point: int
+    weights: Array
+    """(M, K) of int8, K in the order in which products are added."""
 
 
 class Runner(Protocol):
@@ -73,6 +87,9 @@ class Backend(Protocol):
             QuantizationError: the recipe names nodes or operators that do not exist, or the
                 runtime's quantizer failed.
         """
+
+    def products(self, model: Path) -> Iterator[Product]:
+        """The INT8 model's layers of unsigned activations and signed weights."""
 
     def why_float(self, model: Path, recipe: Recipe) -> Mapping[str, str]:
         """Nodes that `recipe` leaves in floating point, each with the reason."""

@@ -1,6 +1,6 @@
 """ONNX Runtime on the CPU: runs models, quantizes them, and proves what ran."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -8,8 +8,9 @@ from typing import Any
 import numpy as np
 
 from gate import graph as graphs
-from gate.backends import Ranges
+from gate.backends import Product, Ranges
 from gate.backends import _onnxruntime_plan as plans
+from gate.backends import _onnxruntime_products as products
 from gate.backends import _onnxruntime_profile as profiles
 from gate.backends import _onnxruntime_quantizer as quantizer
 from gate.backends import _onnxruntime_smooth as smoothing
@@ -128,6 +129,10 @@ class OnnxRuntime:
             graphs.write(quantizer.static(fitted, recipe, ranges), destination)
         else:
             graphs.write(quantizer.dynamic(fitted, recipe), destination)
+
+    def products(self, model: Path) -> Iterator[Product]:
+        """The INT8 model's layers of unsigned activations and signed weights."""
+        return products.of(graphs.read(model))
 
     def why_float(self, model: Path, recipe: Recipe) -> dict[str, str]:
         """Nodes that `recipe` leaves in floating point, each with the reason."""
