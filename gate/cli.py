@@ -29,6 +29,9 @@ def cli() -> None:
 @POLICIES
 @click.option("--candidate", help="ONNX or .pt2 file, or models:/name/3, models:/name@alias.")
 @click.option("--int8", help="INT8 ONNX made elsewhere, instead of what the recipe makes.")
+@click.option("--reference", help="FP32 to hold INT8 against: dense for pruned.")
+@click.option("--fp32-outputs", help="npz or Parquet of outputs by id: of FP32 that ran elsewhere.")
+@click.option("--int8-outputs", help="The same of INT8; then no model runs here.")
 @click.option("--stage", type=click.Choice(["pr", "release"]), default="pr", show_default=True)
 @click.option("--out", type=MODEL_FOLDER, help="New or empty folder for record and reports.")
 @click.option("--engine", type=click.Choice(["local"]), default="local", show_default=True)
@@ -71,6 +74,31 @@ def report(record: Path, format_: str, track: bool, tracker: str) -> int:
     if track:
         click.echo(send(record, tracker), err=True)
     return 0
+
+
+@cli.command()
+@click.argument("record", type=MODEL_FOLDER)
+@click.option("--cpu", metavar="NAME", help="Emulate it under qemu: haswell, skylake, zen2, …")
+@click.option("--data", type=MODEL_FOLDER, help="The held-out data, where they have moved.")
+@click.option("--examples", type=click.IntRange(min=1), help="Default: what --max-flips needs.")
+@click.option("--max-flips", type=float, default=0.01, show_default=True)
+@click.option(
+    "--format", "format_", type=click.Choice(["text", "json"]), default="text", show_default=True
+)
+def replay(record: Path, format_: str, **options: Any) -> int:
+    """Run a record's INT8 model here, or on an emulated CPU, against its stored outputs.
+
+    Exits with 0 where outputs are the same or close, 1 where they differ, 3 where too few examples
+    were stored to say.
+    """
+    from gate.commands._replay_text import render
+    from gate.commands.progress import progress
+    from gate.commands.replay import replay as replay_record
+
+    with progress("replay") as told:
+        found = replay_record(record, progress=told, **options)
+    click.echo(render(found, format_), nl=False)
+    return found.exit_code
 
 
 @cli.command()

@@ -17,7 +17,7 @@ from gate.errors import DataError, OverlapError, UsageError
 from gate.policy import DataSource, Policy, Preprocess
 from gate.preprocess import fit
 from gate.records import Array, Candidate, Column, Split, SplitInfo, TensorSpec
-from gate.table import Table, by_role, take
+from gate.table import Table, by_role, raw_inputs, take
 
 Prepare = Callable[[Array], Array]
 _SHOWN = 5
@@ -32,13 +32,15 @@ def open_split(
     source: DataSource,
     *,
     base: Path,
-    inputs: tuple[TensorSpec, ...],
+    inputs: tuple[TensorSpec, ...] | None,
     preprocess: Preprocess | None,
     seed: int,
     scratch: Path,
     needs_target: bool,
 ) -> Split:
     """Open a split for a model with `inputs`, check all of it once, and identify its examples.
+
+    Without `inputs` no model is fed here: what has more than one axis is raw data.
 
     `source.path` is relative to `base`. Inputs stay on disk; ids, targets, slice and unit columns
     are held in memory. A `limit` above N takes all N examples.
@@ -51,6 +53,9 @@ def open_split(
     path = locate(name, source, base)
     where = f"{name} ({path})"
     columns = formats.of(path, source.format).read(path, scratch)
+    if inputs is None:
+        columns, inputs = raw_inputs(columns)
+        preprocess = None
     table = by_role(where, columns, inputs, needs_target=needs_target)
     prepare = fit(where, table.inputs, inputs, preprocess)
     rows = _sample(table, source.limit, seed=seed, split=name)

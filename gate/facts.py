@@ -179,7 +179,7 @@ def _saturation(int8: Int8Info) -> str:
     layers = wording.plural(len(int8.saturating), "layer")
     return (
         f"{layers} would overflow there (share of products: {wording.listing(shares, _NAMES)}); "
-        "`target: x86` or static-signed do not, nor does session.x64quantprecision=1"
+        "`target: x86` (7-bit weights) does not, nor does session.x64quantprecision=1"
     )
 
 

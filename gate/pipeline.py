@@ -3,20 +3,15 @@
 import os
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from gate import backends, data, formats, preprocess, publish, tasks, timing, trackers
-from gate.backends import Runner
-from gate.candidate import Source, fetch, input_columns
+from gate import backends, data, publish, timing, trackers
 from gate.compare import compare_budgets, describe
 from gate.decide import decide
-from gate.errors import (
-    UsageError,
-)
-from gate.evaluate import demand_baseline, evaluate, first_outputs, opening, without_rows
-from gate.int8 import make_int8, take_ready
+from gate.errors import UsageError
+from gate.evaluate import demand_baseline, evaluate, opening, without_rows
 from gate.judgeable import unsupported
 from gate.metrics import (
     ARTIFACT_METRICS,
@@ -25,25 +20,24 @@ from gate.metrics import (
     ArtifactMetric,
     Metric,
 )
-from gate.normalize import normalize, prove_parity
 from gate.policy_file import LoadedPolicy, load_policy
 from gate.preflight import preflight
 from gate.progress import Progress, Silent
 from gate.records import (
     Array,
-    Candidate,
+    Batch,
     Comparison,
+    Cost,
     Evaluation,
     GateRecord,
-    Int8Model,
     ProcessInfo,
     Split,
     Stage,
     Verdict,
 )
-from gate.run import Judged, Ready, Run, charge, write
+from gate.run import Judged, Run, charge, write
 from gate.stopping import Early, Watch
-from gate.tasks import BoundTask
+from gate.subject import Given, Subject, bring
 
 BACKEND = "onnxruntime"
 
@@ -77,6 +71,9 @@ def run_gate(
     out: str | os.PathLike[str] | None = None,
     tracker: str = "mlflow",
     int8: str | os.PathLike[str] | None = None,
+    reference: str | os.PathLike[str] | None = None,
+    fp32_outputs: str | os.PathLike[str] | None = None,
+    int8_outputs: str | os.PathLike[str] | None = None,
     trust: bool = False,
     threads: int | None = None,
     example_inputs: Mapping[str, Array] | None = None,
@@ -91,6 +88,9 @@ def run_gate(
         out: an empty or new folder for the record; default `.gate/<model>/<run>/`.
         tracker: a key of `gate.trackers`.
         int8: an INT8 model made elsewhere, path or MLflow URI, instead of what the recipe makes.
+        reference: FP32 to hold INT8 against instead of the candidate's own: dense for pruned.
+        fp32_outputs: npz or Parquet of what FP32 gave elsewhere, by id; then no model runs here.
+        int8_outputs: the same of INT8.
         trust: allow candidate formats that can run code on load.
         threads: of one inference; default: every core.
         example_inputs: inputs by name, to trace a module with; default: from the policy's data.
@@ -100,8 +100,34 @@ def run_gate(
         GateError: the gate could not judge; `exit_code` says how the command line would exit.
     """
     loaded = policy if isinstance(policy, LoadedPolicy) else load_policy(Path(policy))
-    preflight(loaded, unsupported=unsupported, needs_candidate=candidate is None)
-    chosen = _chosen(loaded, candidate)
+    asked = Given(
+        candidate=os.fspath(candidate) if isinstance(candidate, os.PathLike) else candidate,
+        int8=None if int8 is None else os.fspath(int8),
+        reference=None if reference is None else os.fspath(reference),
+        fp32_outputs=None if fp32_outputs is None else Path(fp32_outputs),
+        int8_outputs=None if int8_outputs is None else Path(int8_outputs),
+        trust=trust,
+        example_inputs=example_inputs,
+    )
+    told = progress or Silent()
+    return _run(
+        loaded, asked, stage=stage, out=out, tracker=tracker, threads=threads, progress=told
+    )
+
+
+def _run(
+    loaded: LoadedPolicy,
+    asked: Given,
+    *,
+    stage: Stage,
+    out: str | os.PathLike[str] | None,
+    tracker: str,
+    threads: int | None,
+    progress: Progress,
+) -> Finished:
+    by_policy = (asked.candidate, asked.fp32_outputs, asked.int8_outputs) == (None, None, None)
+    preflight(loaded, unsupported=unsupported, needs_candidate=by_policy)
+    given = _given(loaded, asked)
     keeper = trackers.get(tracker)
     with publish.claimed(None if out is None else Path(out)) as folder:
         known, unreachable = publish.reach(keeper, loaded.policy.model)
@@ -110,7 +136,7 @@ def run_gate(
                 keeper if unreachable is None else None,
                 model=loaded.policy.model,
                 stage=stage,
-                source=chosen if isinstance(chosen, str) else type(chosen).__name__,
+                source=given.name,
             ),
             tempfile.TemporaryDirectory(prefix="gate-") as scratch,
         ):
@@ -120,11 +146,10 @@ def run_gate(
                 backend=backends.get(BACKEND),
                 threads=threads or os.cpu_count() or 1,
                 scratch=Path(scratch),
-                progress=progress or Silent(),
+                progress=progress,
                 known=known,
-                ready=None if int8 is None else _ready(os.fspath(int8), Path(scratch)),
             )
-            judged = _judge(run, chosen, trust=trust, example_inputs=example_inputs)
+            judged = _judge(run, bring(run, given))
             record, written = write(run, judged, folder)
     if unreachable is not None:
         raise publish.unsent(unreachable, written) from unreachable
@@ -134,34 +159,19 @@ def run_gate(
 # ── the steps ─────────────────────────────────────────────────────────────────────────────
 
 
-def _judge(
-    run: Run, chosen: Any, *, trust: bool, example_inputs: Mapping[str, Array] | None
-) -> Judged:
-    with run.step("candidate"):
-        examples = _examples(run, example_inputs)
-        source = fetch(chosen, scratch=run.scratch, trust=trust, examples=examples)
-        candidate = _normalised(run, source)
-    with run.step("data"):
-        splits = _open_splits(run, candidate)
-        alone = run.ready is not None and run.ready.alone
-        batch_size = data.batch_size(run.policy, candidate, splits.values(), alone=alone)
-    with run.step("parity"):
-        fp32 = run.backend.open(candidate.path, threads=run.threads)
-        shown = opening(splits.get("calibration", splits["held_out"]), batch_size)
-        reference = source.reference or run.backend.open(source.onnx, threads=run.threads).run
-        prove_parity(reference, fp32, shown, candidate.source)
-        task, metrics = _metrics(run, candidate, splits["held_out"], fp32, batch_size)
-    int8 = make_int8(run, candidate, splits.get("calibration"), shown[0])
-    cost = charge(run, candidate, int8, splits["held_out"])
-    order, watch = _order(run, splits["held_out"], metrics, cost.alpha)
+def _judge(run: Run, subject: Subject) -> Judged:
+    held_out, metrics = subject.splits["held_out"], subject.metrics
+    cost = charge(run, subject.candidate, subject.int8, held_out)
+    order, watch = _order(run, held_out, metrics, cost.alpha)
     with run.step("evaluate", total=len(order)):
         evaluated = evaluate(
-            fp32,
-            run.backend.open(int8.path, threads=run.threads),
+            subject.fp32_gives,
+            subject.int8_gives,
             order,
-            task=task,
+            own=subject.own_gives,
+            task=subject.task,
             metrics=metrics,
-            batch_size=batch_size,
+            batch_size=subject.batch_size,
             seed=run.policy.judge.seed,
             progress=run.progress.advance,
             stop=watch,
@@ -169,88 +179,27 @@ def _judge(
     baseline = demand_baseline(
         run.policy.judge.expect_fp32, evaluated.evaluation, metrics, total=len(order)
     )
-    process = _process(run, (candidate, int8), opening(order, batch_size), batch_size)
+    process = _process(run, subject, opening(order, subject.batch_size))
     with run.step("judge"):
         early = watch.early(len(evaluated.evaluation.ids), len(order)) if watch else None
         comparisons, verdict = _decide(
-            run,
-            (candidate, int8),
-            evaluated.evaluation,
-            metrics,
-            alpha=cost.alpha,
-            early=early,
-            process=process,
+            run, subject, evaluated.evaluation, alpha=cost.alpha, early=early, process=process
         )
     return Judged(
-        candidate=candidate,
-        int8=int8,
-        splits=splits,
-        batch_size=batch_size,
+        candidate=subject.candidate,
+        int8=subject.int8,
+        splits=subject.splits,
+        batch_size=subject.batch_size,
         charge=cost,
         evaluated=evaluated,
         baseline=baseline,
         comparisons=comparisons,
         verdict=verdict,
         process=process,
+        costs=_costs(subject, evaluated.evaluation, run.policy.alpha),
+        reference=subject.reference,
+        attested=subject.attested,
     )
-
-
-def _ready(source: str, scratch: Path) -> Ready:
-    """An INT8 artifact that was made elsewhere: ONNX, which is only data."""
-
-    def no_examples(_: tuple[str, ...]) -> Mapping[str, Array]:
-        raise UsageError(f"--int8 {source} is no ONNX file: export it to ONNX")
-
-    folder = _subfolder(scratch, "int8")
-    return take_ready(fetch(source, scratch=folder, trust=False, examples=no_examples), scratch)
-
-
-def _normalised(run: Run, source: Source) -> Candidate:
-    return normalize(
-        source.onnx,
-        name=source.name,
-        sha256=source.sha256,
-        backend=run.backend,
-        threads=run.threads,
-        scratch=run.scratch,
-    )
-
-
-def _open_splits(run: Run, candidate: Candidate) -> dict[str, Split]:
-    """The splits that the policy names, proven disjoint."""
-    build, judge = run.policy.build, run.policy.judge
-    named = {"held_out": judge.held_out, "calibration": build.calibration, "tuning": build.tuning}
-    splits = {
-        name: data.open_split(
-            name,
-            source,
-            base=run.loaded.base,
-            inputs=candidate.inputs,
-            preprocess=build.preprocess,
-            seed=judge.seed,
-            scratch=_subfolder(run.scratch, name),
-            needs_target=name == "held_out",
-        )
-        for name, source in named.items()
-        if source is not None
-    }
-    data.prove_disjoint(tuple(splits.values()))
-    return splits
-
-
-def _metrics(
-    run: Run, candidate: Candidate, held_out: Split, fp32: Runner, batch_size: int
-) -> tuple[BoundTask, dict[str, Metric]]:
-    """The task fitted to the model, and every metric that is judged, expected or shown."""
-    policy = run.policy
-    assert held_out.targets is not None
-    first = first_outputs(fp32, opening(held_out, batch_size))
-    task = tasks.get(policy.task).bind(policy.build, candidate.outputs, held_out.targets, first)
-    asked = [budget.metric for budget in policy.judge.budgets]
-    if policy.judge.expect_fp32 != "unknown":
-        asked += policy.judge.expect_fp32.metrics
-    extra = [name for name in asked if name not in MODEL_METRICS]
-    return task, dict(task.metrics) | {name: task.metric(name) for name in extra}
 
 
 def _order(
@@ -265,15 +214,11 @@ def _order(
     return order, Watch(judge.budgets, metrics, whole, alpha=alpha, fail_alpha=run.policy.alpha)
 
 
-def _process(
-    run: Run,
-    models: tuple[Candidate, Int8Model],
-    feeds: Sequence[Mapping[str, Array]],
-    batch_size: int,
-) -> ProcessInfo:
+def _process(run: Run, subject: Subject, batches: Sequence[Batch]) -> ProcessInfo:
     """Time and memory of both models, on the batches that begin the held-out set."""
     asked = {budget.metric for budget in run.policy.judge.budgets} & PROCESS_METRICS.keys()
-    whole = [batch for batch in feeds if len(next(iter(batch.values()))) == batch_size] or feeds
+    models, size = (subject.candidate, subject.int8), subject.batch_size
+    whole = [batch.feeds for batch in batches if len(batch.ids) == size] or [batches[0].feeds]
     found = ProcessInfo()
     if asked - {"peak_memory"}:
         with run.step("latency"):
@@ -293,9 +238,8 @@ def _process(
 
 def _decide(
     run: Run,
-    models: tuple[Candidate, Int8Model],
+    subject: Subject,
     evaluation: Evaluation,
-    metrics: Mapping[str, Metric],
     *,
     alpha: float,
     early: Early | None,
@@ -303,9 +247,11 @@ def _decide(
 ) -> tuple[tuple[Comparison, ...], Verdict]:
     """Every comparison, and what they come to; `alpha` is that of a PASS."""
     budgets, fail_alpha = run.policy.judge.budgets, run.policy.alpha
-    artifacts = {name: m.measure(*models) for name, m in ARTIFACT_METRICS.items()}
-    artifacts |= process.numbers
-    known: dict[str, Metric | ArtifactMetric] = {**metrics, **MODEL_METRICS}
+    known: dict[str, Metric | ArtifactMetric] = {**subject.metrics, **MODEL_METRICS}
+    artifacts = process.numbers
+    if not subject.attested:
+        models = subject.candidate, subject.int8
+        artifacts |= {name: m.measure(*models) for name, m in ARTIFACT_METRICS.items()}
     measured = compare_budgets(
         budgets,
         evaluation,
@@ -324,13 +270,41 @@ def _decide(
     return (*budgeted, *shown), decide(measured, alpha, fail_alpha, point=point)
 
 
+def _costs(subject: Subject, evaluation: Evaluation, alpha: float) -> tuple[Cost, ...]:
+    """What making the candidate of the reference cost, and what quantizing it did."""
+    if not evaluation.own:
+        return ()
+    metrics = [metric for metric in subject.task.metrics.values() if not metric.relative]
+    made = describe(replace(evaluation, int8=evaluation.own, problems={}), metrics, {}, alpha)
+    quantized = describe(replace(evaluation, fp32=evaluation.own), metrics, {}, alpha)
+    return tuple(
+        Cost(metric=one.metric, candidate=one, quantization=other)
+        for one, other in zip(made, quantized, strict=True)
+    )
+
+
 # ── what it needs to begin ────────────────────────────────────────────────────────────────
 
 
-def _chosen(loaded: LoadedPolicy, candidate: Any) -> Any:
-    """The candidate that was asked for, else the policy's."""
-    if candidate is not None:
-        return os.fspath(candidate) if isinstance(candidate, os.PathLike) else candidate
+def _given(loaded: LoadedPolicy, given: Given) -> Given:
+    """With the policy's own candidate, where none was asked for.
+
+    Raises:
+        UsageError: what was asked for does not go together.
+    """
+    outputs = (given.fp32_outputs, given.int8_outputs)
+    if outputs == (None, None):
+        return given if given.candidate is not None else replace(given, candidate=_named(loaded))
+    if None in outputs:
+        raise UsageError("--fp32-outputs and --int8-outputs go together: give both")
+    for flag in ("candidate", "int8", "reference"):
+        if getattr(given, flag) is not None:
+            raise UsageError(f"--{flag} is a model, and outputs are judged instead of one: drop it")
+    _demand_no_model(loaded)
+    return given
+
+
+def _named(loaded: LoadedPolicy) -> str:
     named = loaded.policy.build.candidate
     if named is None:
         raise UsageError(
@@ -339,23 +313,12 @@ def _chosen(loaded: LoadedPolicy, candidate: Any) -> Any:
     return named if ":/" in named else str(loaded.resolve(named))
 
 
-def _examples(run: Run, given: Mapping[str, Array] | None) -> Any:
-    """What a module is traced with: the caller's inputs, else the first of the policy's data."""
-
-    def examples(parameters: tuple[str, ...]) -> Mapping[str, Array]:
-        if given is not None:
-            return given
-        source = run.policy.build.calibration or run.policy.judge.held_out
-        path = data.locate("calibration", source, run.loaded.base)
-        columns = formats.of(path, source.format).read(path, _subfolder(run.scratch, "examples"))
-        names = input_columns(parameters, {name: col.shape for name, col in columns.items()})
-        prepare = preprocess.for_tracing(columns, names, run.policy.build.preprocess)
-        return {name: prepare(columns[name][0:2]) for name in names}
-
-    return examples
-
-
-def _subfolder(scratch: Path, name: str) -> Path:
-    folder = scratch / name
-    folder.mkdir(exist_ok=True)
-    return folder
+def _demand_no_model(loaded: LoadedPolicy) -> None:
+    """Outputs show nothing of the models that gave them."""
+    for budget in loaded.policy.judge.budgets:
+        if budget.metric in MODEL_METRICS:
+            raise UsageError(
+                f"{loaded.budgets_file}:{loaded.lines.get(budget.id, 1)}: {budget.metric} needs "
+                "the model itself, and outputs do not show it: judge it where the model runs, or "
+                "take the budget out of this policy"
+            )

@@ -37,7 +37,7 @@ def fit(
     if preprocess is None:
         for spec in inputs:
             column = columns[spec.name]
-            _check_dtype(where, spec, column, _dtype_name(column.dtype))
+            _check_dtype(where, spec, column, dtype_name(column.dtype))
             _check_shape(where, spec, column.shape[1:])
         return _plain
     if len(inputs) != 1:
@@ -56,7 +56,7 @@ def for_tracing(
     specs = [
         TensorSpec(
             name=name,
-            dtype=made or _dtype_name(columns[name].dtype),
+            dtype=made or dtype_name(columns[name].dtype),
             shape=(None,) * len(columns[name].shape),
         )
         for name in names
@@ -120,10 +120,10 @@ def _fit_preprocess(
             f"{_dims(raw)}; remove it from `build.preprocess`"
         )
     moves_only = preprocess.scale == 1 and not preprocess.mean and not preprocess.std
-    arithmetic = not (moves_only and _dtype_name(column.dtype) == spec.dtype)
+    arithmetic = not (moves_only and dtype_name(column.dtype) == spec.dtype)
     if arithmetic and column.dtype.kind not in "biuf":
         raise DataError(f"{where}: column {spec.name!r} is text; `build.preprocess` needs numbers")
-    result = "float32" if arithmetic else _dtype_name(column.dtype)
+    result = "float32" if arithmetic else dtype_name(column.dtype)
     _check_dtype(where, spec, column, result)
     _check_shape(where, spec, (raw[2], raw[0], raw[1]) if first else raw)
     return _Prepare(
@@ -169,7 +169,7 @@ def _float32(where: str, name: str, values: tuple[float, ...]) -> Array:
     return numbers
 
 
-def _dtype_name(dtype: np.dtype[Any]) -> str:
+def dtype_name(dtype: np.dtype[Any]) -> str:
     """As `TensorSpec` names it: text is `object`."""
     return "object" if dtype.kind == "U" else dtype.name
 

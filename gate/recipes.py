@@ -82,7 +82,7 @@ RECIPES: dict[str, Recipe] = {
             name="static-signed",
             scheme="static",
             activation_type="int8",
-            summary="int8 activations: TensorRT, ARM, x86 without VNNI (as slow as FP32 on VNNI)",
+            summary="int8 activations, zero at the middle: TensorRT, which takes no other, and ARM",
         ),
         Recipe(
             name="static-7bit",
@@ -149,9 +149,9 @@ TARGETS: dict[str, dict[str, Any]] = {
     "arm64": {"activation_type": "int8", "weight_type": "int8", "reduce_range": False},
     "tensorrt": {"activation_type": "int8", "weight_type": "int8", "reduce_range": False},
 }
-"""What each kind of hardware computes exactly, and fastest among that: unsigned activations are
-twice as fast as signed ones on x86, saturate there without VNNI unless weights have 7 bits, and
-TensorRT takes none."""
+"""What each kind of hardware computes exactly, and fastest among that. x86 without VNNI cuts sums
+off unless weights have 7 bits: signed activations do not help, as ONNX Runtime turns them into
+unsigned ones there. TensorRT takes signed ones alone."""
 
 REFINABLE = frozenset(Recipe.model_fields) - {"name", "scheme", "summary"}
 """What a mapping may say besides `base`."""

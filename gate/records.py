@@ -237,6 +237,8 @@ class Evaluation:
     """Rows by observation name."""
     int8: Mapping[str, Rows]
     """Rows by observation name."""
+    own: Mapping[str, Rows] = field(default_factory=dict)
+    """The rows of the FP32 model that INT8 was made of, where `fp32` is another model's."""
     problems: Mapping[str, str] = field(default_factory=dict)
     """Observation name to why its INT8 rows are not finite."""
 
@@ -373,6 +375,28 @@ class Rounds(_Value):
     int8: tuple[float, ...]
 
 
+class Cost(_Value):
+    """What two steps cost in one metric: from the reference to the candidate, and to INT8."""
+
+    metric: str
+    candidate: Comparison
+    """The candidate's FP32 (as `int8`) held against the reference: what pruning cost."""
+    quantization: Comparison
+    """INT8 held against the candidate's FP32."""
+
+
+class Attestation(_Value):
+    """A model that ran elsewhere, as whoever ran it describes it: nothing of it was seen."""
+
+    source: str
+    """The file of outputs, as the user named it."""
+    outputs_sha256: str
+    """Of that file."""
+    artifact_sha256: str
+    runtime: str
+    device: str
+
+
 class ProcessInfo(_Value):
     """What running both models in a quiet process showed, as far as budgets asked for it."""
 
@@ -451,6 +475,8 @@ class PolicySource(_Value):
     file: str
     lines: dict[str, int]
     """Budget id to the line it begins on."""
+    base: str = ""
+    """The folder that the policy's paths are relative to; empty where that is the file's own."""
 
 
 class Baseline(_Value):
@@ -502,6 +528,12 @@ class GateRecord(_Value):
     int8: Int8Info
     splits: Splits
     preprocessing_sha256: str
+    reference: CandidateInfo | None = None
+    """The FP32 model that INT8 was held against; None: the candidate's own."""
+    attested: tuple[Attestation, ...] = ()
+    """FP32's and INT8's, where models ran elsewhere and only their outputs were judged."""
+    costs: tuple[Cost, ...] = ()
+    """Where there is a reference: what the candidate itself and what quantization lost."""
     baseline: tuple[Baseline, ...]
     """Empty where the policy says `expect_fp32: unknown`."""
     comparisons: tuple[Comparison, ...]
@@ -527,6 +559,8 @@ class GateRecord(_Value):
     stopped: str | None = None
     """Why evaluation ended before every example was seen; None where it did not. Such rows were
     selected by their outcome, and are not compared with again."""
+    outputs_sha256: str | None = None
+    """Of outputs.npz beside the record; None in records that did not tell."""
     rows_sha256: str
     """Of rows.npz beside the record."""
 

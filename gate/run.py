@@ -16,10 +16,12 @@ from gate.policy_file import LoadedPolicy
 from gate.progress import Progress
 from gate.provenance import provenance
 from gate.records import (
+    Attestation,
     Baseline,
     Candidate,
     CandidateInfo,
     Comparison,
+    Cost,
     GateRecord,
     Int8Info,
     Int8Model,
@@ -112,6 +114,9 @@ class Judged:
     comparisons: tuple[Comparison, ...]
     verdict: Verdict
     process: ProcessInfo
+    costs: tuple[Cost, ...] = ()
+    reference: Candidate | None = None
+    attested: tuple[Attestation, ...] = ()
 
 
 def write(run: Run, judged: Judged, folder: Path | None) -> tuple[GateRecord, Path]:
@@ -124,8 +129,11 @@ def write(run: Run, judged: Judged, folder: Path | None) -> tuple[GateRecord, Pa
         save_arrays(rows, rows_of(judged.evaluated.evaluation))
         save_arrays(folder / "outputs.npz", judged.evaluated.sample)
         publish.keep_models(run.scratch, folder)
-        rows_sha256 = artifact.sha256_of(rows)
-    record = _record(run, judged, name, created, rows_sha256)
+        hashes = {
+            "rows_sha256": artifact.sha256_of(rows),
+            "outputs_sha256": artifact.sha256_of(folder / "outputs.npz"),
+        }
+    record = _record(run, judged, name, created, hashes)
     if run.known.last is not None:
         past, stored = run.known.last
         previous = since(record, stored, run=past.run, when=past.when)
@@ -134,7 +142,9 @@ def write(run: Run, judged: Judged, folder: Path | None) -> tuple[GateRecord, Pa
     return record, folder
 
 
-def _record(run: Run, judged: Judged, name: str, created: datetime, rows_sha256: str) -> GateRecord:
+def _record(
+    run: Run, judged: Judged, name: str, created: datetime, hashes: Mapping[str, str]
+) -> GateRecord:
     policy, candidate, int8 = run.policy, judged.candidate, judged.int8
     infos = {key: data.info(split) for key, split in judged.splits.items()}
     held_out = judged.splits["held_out"]
@@ -144,11 +154,18 @@ def _record(run: Run, judged: Judged, name: str, created: datetime, rows_sha256:
         model=policy.model,
         stage=run.stage,
         policy=policy,
-        policy_source=PolicySource(file=str(run.loaded.budgets_file), lines=dict(run.loaded.lines)),
+        policy_source=PolicySource(
+            file=str(run.loaded.budgets_file),
+            lines=dict(run.loaded.lines),
+            base=str(run.loaded.base),
+        ),
         candidate=CandidateInfo.of(candidate),
         int8=Int8Info.of(int8),
         splits=Splits.model_validate(infos),
         preprocessing_sha256=preprocess.digest(policy.build.preprocess),
+        reference=None if judged.reference is None else CandidateInfo.of(judged.reference),
+        attested=judged.attested,
+        costs=judged.costs,
         baseline=judged.baseline,
         comparisons=judged.comparisons,
         alpha=judged.charge.alpha,
@@ -169,5 +186,5 @@ def _record(run: Run, judged: Judged, name: str, created: datetime, rows_sha256:
         examples_evaluated=len(judged.evaluated.evaluation.ids),
         examples_total=len(held_out),
         stopped=judged.evaluated.stopped,
-        rows_sha256=rows_sha256,
+        **hashes,
     )

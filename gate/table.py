@@ -8,11 +8,13 @@ from difflib import get_close_matches
 import numpy as np
 
 from gate.errors import DataError
-from gate.preprocess import described
+from gate.preprocess import described, dtype_name
 from gate.records import Array, Column, TensorSpec
 
 _BLOCK_BYTES = 4 << 20
 _BLOCK_ROWS = 65536
+_ROLES = frozenset({"target", "id", "unit"})
+_BY_ID = "examples by id"
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +76,24 @@ def by_role(
     if len(table) == 0:
         raise DataError(f"{where} is empty; it needs at least one example")
     return table
+
+
+def raw_inputs(
+    columns: Mapping[str, Column],
+) -> tuple[Mapping[str, Column], tuple[TensorSpec, ...]]:
+    """Columns that tell examples apart where no model says what it takes, and what they are.
+
+    Those with more than one axis; where there is none, the ids.
+    """
+    named = {name: column for name, column in columns.items() if name not in _ROLES}
+    found = {name: column for name, column in named.items() if len(column.shape) > 1}
+    if not found and "id" in columns:
+        found = {_BY_ID: columns["id"]}
+    specs = (
+        TensorSpec(name=name, dtype=dtype_name(column.dtype), shape=(None, *column.shape[1:]))
+        for name, column in found.items()
+    )
+    return {**columns, **found}, tuple(specs)
 
 
 def _require_inputs(

@@ -33,7 +33,7 @@ def run(project: Project, *arguments: str, candidate: Path = CNN) -> int:
 
 def test_the_commands_of_the_table_exist() -> None:
     assert set(cli.commands) == {
-        "check", "demo", "history", "judge", "plan", "recipes", "report", "run", "schema",
+        "check", "demo", "history", "judge", "plan", "recipes", "replay", "report", "run", "schema",
     }  # fmt: skip
 
 

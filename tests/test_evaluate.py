@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from gate.errors import EvaluationError, RecordError
-from gate.evaluate import SAMPLE, evaluate, load_rows, rows_of, save_arrays
+from gate.evaluate import evaluate, load_rows, rows_of, save_arrays
 from gate.metrics import Metric
 from gate.records import Rows, Split
 from gate.tasks import BoundTask
@@ -81,8 +81,8 @@ def split() -> Split:
 def evaluated(split: Split, fp32: Fake, int8: Fake, batch_size: int = 64) -> Any:
     done: list[int] = []
     result = evaluate(
-        fp32,
-        int8,
+        lambda batch: fp32.run(batch.feeds),
+        lambda batch: int8.run(batch.feeds),
         split,
         task=TASK,
         metrics=METRICS,
@@ -143,10 +143,13 @@ def test_int8_that_is_not_finite_is_told_and_counted(split: Split) -> None:
     )
 
 
-def test_the_sample_is_seeded_and_keeps_its_ids(split: Split) -> None:
+def test_the_sample_is_seeded_and_keeps_its_ids(
+    split: Split, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gate.evaluate.SAMPLE", 64)
     one = evaluated(split, Fake(lambda x: x), Fake(lambda x: x * 2)).sample
     two = evaluated(split, Fake(lambda x: x), Fake(lambda x: x * 2), 9).sample
-    assert len(one["id"]) == SAMPLE
+    assert len(one["id"]) == 64
     np.testing.assert_array_equal(one["id"], two["id"])
     rows = [int(name.removeprefix("id-")) for name in one["id"]]
     np.testing.assert_array_equal(one["output/scores"], split.inputs["x"][:][rows] * 2)

@@ -12,7 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 from support.project import CNN, SUBGRAPH, WIDE_RANGE, Project
 
 import gate
-from gate import errors, pipeline
+from gate import errors, subject
 from gate.cli import exit_code_of
 from gate.records import GateRecord
 
@@ -77,7 +77,7 @@ def test_a_metric_that_does_not_fit_is_told_before_anything_is_quantized(
     def untimely(*args: Any, **kwargs: Any) -> None:
         pytest.fail("quantized first")
 
-    monkeypatch.setattr(pipeline, "make_int8", untimely)
+    monkeypatch.setattr(subject, "make_int8", untimely)
     project.spec["judge"]["budgets"] = [{"metric": "top10_accuracy", "max_drop": 0.01}]
     project.write()
     with pytest.raises(errors.UsageError, match="top10_accuracy"):

@@ -89,7 +89,8 @@ def test_the_layers_of_a_model_are_found(tmp_path: Path):
     assert layers["fc"].weights.shape[0] == 10
     assert all(layer.weights.dtype == np.int8 and layer.scale > 0 for layer in layers.values())
     signed = quantized(cnn(), recipe("static-signed"), feeds, tmp_path, "signed")
-    assert list(BACKEND.products(signed)) == []
+    # ONNX Runtime turns these into unsigned ones on x86
+    assert {layer.zero_point for layer in BACKEND.products(signed)} == {128}
     reduced = quantized(cnn(), recipe("static-7bit"), feeds, tmp_path, "reduced")
     assert all(np.abs(layer.weights).max() <= 64 for layer in BACKEND.products(reduced))
 

@@ -1,4 +1,4 @@
-"""Which layers of a QDQ model multiply unsigned activations with signed weights, and which."""
+"""Which layers of a QDQ model multiply unsigned activations with signed weights on x86."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -13,7 +13,7 @@ _PRODUCTS = (_CONVOLUTION, "MatMul", "Gemm")
 
 
 def of(model: Any) -> Iterator[Product]:
-    """Every Conv, MatMul and Gemm with uint8 activations and constant int8 weights.
+    """Every Conv, MatMul and Gemm with 8-bit activations and constant int8 weights.
 
     Depthwise convolutions are left out: their kernels add into 32 bits.
     """
@@ -38,8 +38,10 @@ def of(model: Any) -> Iterator[Product]:
         weights = value(weight.input[0])
         scale, zero_point = (value(name) for name in source.input[1:3])
         rows = _rows(node, weights)
-        if zero_point.dtype == np.uint8 and weights.dtype == np.int8 and rows is not None:
-            yield Product(node.name, source.input[0], float(scale), int(zero_point), rows)
+        # On x86 the runtime turns signed activations into unsigned ones, 128 further up.
+        shift = 128 if zero_point.dtype == np.int8 else 0
+        if weights.dtype == np.int8 and rows is not None:
+            yield Product(node.name, source.input[0], float(scale), int(zero_point) + shift, rows)
 
 
 def _rows(node: Any, weights: Array) -> Array | None:

@@ -1,0 +1,291 @@
+"""What a record's folder holds for a replay, each part shown to be what the record vouches for."""
+
+import zipfile
+import zlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gate import artifact, data, preprocess, tasks
+from gate.backends import Backend
+from gate.errors import GateError, RecordError, UsageError
+from gate.evaluate import load_rows
+from gate.metrics import Metric
+from gate.records import Array, Evaluation, GateRecord, Rows, Split, TensorSpec
+from gate.tasks import BoundTask
+
+INT8, FP32, OUTPUTS, ROWS = "model.int8.onnx", "model.fp32.onnx", "outputs.npz", "rows.npz"
+_OUTPUT = "output/"
+_CLOSE = 1e-6
+"""Rows that were observed on another machine may differ in the last bits."""
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """The sample of INT8 outputs that a run left, and the order in which it saw examples."""
+
+    ids: Array
+    """(S,) of str, in the order of `evaluation`."""
+    outputs: Mapping[str, Array]
+    """(S, …) by output name."""
+    places: Array
+    """(S,) of int64: where the sample stands in `evaluation`."""
+    evaluation: Evaluation
+    """Every example that the run saw."""
+
+    def take(self, chosen: Array) -> "Stored":
+        """The examples at `chosen`, ascending."""
+        outputs = {name: values[chosen] for name, values in self.outputs.items()}
+        return Stored(self.ids[chosen], outputs, self.places[chosen], self.evaluation)
+
+
+# ── the artifact and the sample ───────────────────────────────────────────────────────────
+
+
+def demand_artifact(folder: Path, record: GateRecord) -> Path:
+    """The INT8 model beside the record.
+
+    Raises:
+        RecordError: there is none, it is missing, or not the one that was judged.
+    """
+    model = folder / INT8
+    if record.attested:
+        raise RecordError(
+            f"record {record.id} judged the outputs of models that ran elsewhere: there is no "
+            "model to replay here"
+        )
+    if not model.is_file():
+        raise RecordError(f"{model} is missing: fetch the whole folder of record {record.id}")
+    if artifact.sha256_of(*artifact.files(model)) != record.int8.sha256:
+        raise RecordError(
+            f"{model} is not the INT8 model that record {record.id} judged: it was changed or "
+            "replaced. Fetch it again, or run the gate again"
+        )
+    return model
+
+
+def load_stored(folder: Path, record: GateRecord) -> Stored:
+    """The stored sample.
+
+    Raises:
+        RecordError: `outputs.npz` or `rows.npz` is missing, damaged, or of another run.
+    """
+    evaluation = load_rows(folder / ROWS)
+    arrays = _arrays(folder / OUTPUTS)
+    _demand_the_runs(folder / ROWS, record.rows_sha256, record)
+    _demand_the_runs(folder / OUTPUTS, record.outputs_sha256, record)
+    ids = arrays["id"]
+    outputs = {
+        name.removeprefix(_OUTPUT): values
+        for name, values in arrays.items()
+        if name.startswith(_OUTPUT)
+    }
+    _demand_fit(folder / OUTPUTS, ids, outputs, record)
+    places = _places(ids, evaluation.ids)
+    if places is None:
+        raise RecordError(
+            f"{folder / OUTPUTS} holds examples that record {record.id} did not see: it is of "
+            "another run. Fetch the folder again, or run the gate again"
+        )
+    return Stored(ids, outputs, places, evaluation).take(np.argsort(places))
+
+
+def _demand_the_runs(file: Path, sha256: str | None, record: GateRecord) -> None:
+    if sha256 is not None and artifact.sha256_of(file) != sha256:
+        raise RecordError(
+            f"{file} is not what record {record.id} vouches for: it was changed after "
+            "it was written. Fetch it again, or run the gate again"
+        )
+
+
+def _arrays(file: Path) -> dict[str, Array]:
+    try:
+        with file.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
+            arrays: dict[str, Any] = dict(archive)
+        ids = arrays["id"]
+        if ids.ndim != 1 or ids.dtype.kind != "U" or len(np.unique(ids)) != len(ids):
+            raise ValueError("its ids are no list of different texts")  # noqa: TRY301
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        TypeError,
+        EOFError,
+        NotImplementedError,
+        zipfile.BadZipFile,
+        zlib.error,
+    ) as error:
+        raise RecordError(
+            f"{file} is missing or damaged, and there is nothing to replay against: {error}. "
+            "Fetch it again, or run the gate again"
+        ) from error
+    return arrays
+
+
+def _demand_fit(file: Path, ids: Array, outputs: Mapping[str, Array], record: GateRecord) -> None:
+    whole = all(values.ndim and len(values) == len(ids) for values in outputs.values())
+    if not len(ids) or not whole or not outputs:
+        raise RecordError(
+            f"{file} is damaged: it holds {len(ids)} ids, and not one output for each. Run the "
+            f"gate again to replay record {record.id}"
+        )
+
+
+def _places(ids: Array, known: Array) -> Array | None:
+    """(S,) of int64: where each of `ids` stands in `known`; None where one does not."""
+    if not len(known):
+        return None
+    order = np.argsort(known)
+    near = np.minimum(np.searchsorted(known, ids, sorter=order), len(known) - 1)
+    places = order[near]
+    return np.asarray(places) if np.array_equal(known[places], ids) else None
+
+
+# ── the inputs ────────────────────────────────────────────────────────────────────────────
+
+
+def held_out(record: GateRecord, path: Path | None, scratch: Path) -> Split:
+    """The examples that the record was measured on, from the policy's place or from `path`.
+
+    Raises:
+        UsageError: they are not there; says to pass --data.
+        GateError: they are damaged, or others.
+    """
+    policy = record.policy
+    _demand_preprocessing(record)
+    # which bytes hold the examples does not matter: their content is compared below
+    source = policy.judge.held_out.model_copy(update={"sha256": None})
+    told = record.policy_source
+    base = Path(told.base) if told.base else Path(told.file).parent
+    if path is not None:
+        source = source.model_copy(update={"path": str(path), "format": _format(source, path)})
+        base = Path()
+    elif not (base / source.path).exists():
+        raise UsageError(
+            f"the held-out data of record {record.id} are no longer at {base / source.path}: "
+            "say where they are with --data"
+        )
+    split = data.open_split(
+        "held_out",
+        source,
+        base=base,
+        inputs=tuple(TensorSpec(**info.model_dump()) for info in record.candidate.inputs),
+        preprocess=policy.build.preprocess,
+        seed=policy.judge.seed,
+        scratch=scratch,
+        needs_target=True,
+    )
+    if split.sha256 != record.splits.held_out.sha256:
+        raise UsageError(
+            f"{(base / source.path)} is not the held-out set that record {record.id} was measured "
+            f"on (sha256 {split.sha256[:12]}…, and it was {record.splits.held_out.sha256[:12]}…): "
+            "name the right one with --data"
+        )
+    return split
+
+
+def _format(source: Any, path: Path) -> str | None:
+    """The policy's format counts for a file that is named alike."""
+    return source.format if path.suffix == Path(source.path).suffix else None
+
+
+def _demand_preprocessing(record: GateRecord) -> None:
+    if preprocess.digest(record.policy.build.preprocess) != record.preprocessing_sha256:
+        raise RecordError(
+            f"the preprocessing in record {record.id} is not what its hash says: it was changed "
+            "after it was written, or this version of gate does it otherwise. Run the gate again"
+        )
+
+
+def batches(
+    stored: Stored, split: Split, *, size: int, whole: bool
+) -> Iterator[tuple[dict[str, Array], Array]]:
+    """Feeds of full batches by input name, and which of their outputs are the sample's, in order.
+
+    With `whole` they are the run's own batches. Otherwise the sample is packed into as few as
+    possible, of the same size: an integer kernel gives an example the same beside any other.
+    """
+    for ids, wanted in _whole(stored, size) if whole else _packed(stored, size):
+        positions = _places(ids, split.ids)
+        assert positions is not None, "a split of the record's digest holds the record's ids"
+        rows = split.order[positions]
+        feeds = {name: split.prepare(column[rows]) for name, column in split.inputs.items()}
+        yield feeds, wanted
+
+
+def _whole(stored: Stored, size: int) -> Iterator[tuple[Array, Array]]:
+    numbers = stored.places // size
+    for number in np.unique(numbers):
+        start = int(number) * size
+        yield (
+            stored.evaluation.ids[start : start + size],
+            stored.places[numbers == number] - start,
+        )
+
+
+def _packed(stored: Stored, size: int) -> Iterator[tuple[Array, Array]]:
+    for start in range(0, len(stored.ids), size):
+        part = stored.ids[start : start + size]
+        # a short batch is filled up, for a batch of another size may be another arithmetic
+        full = np.resize(part, min(size, len(stored.evaluation.ids)))
+        yield full, np.arange(len(part))
+
+
+# ── the task ──────────────────────────────────────────────────────────────────────────────
+
+
+def bind(
+    folder: Path, record: GateRecord, split: Split, stored: Stored, backend: Backend
+) -> BoundTask:
+    """The task, fitted as it was fitted in the run: to FP32's outputs where that model is here.
+
+    Only shapes come of it, so INT8's stored outputs do as well where it is not.
+    """
+    assert split.targets is not None
+    outputs = tuple(TensorSpec(**info.model_dump()) for info in record.candidate.outputs)
+    first: Mapping[str, Array] = stored.outputs
+    model = folder / FP32
+    if model.is_file():
+        if artifact.sha256_of(*artifact.files(model)) != record.candidate.fp32_sha256:
+            raise RecordError(
+                f"{model} is not the FP32 model of record {record.id}: fetch the folder again"
+            )
+        runner = backend.open(model, threads=record.provenance.threads)
+        first = runner.run(split.batch(0, record.provenance.batch_size).feeds)
+    return tasks.get(record.policy.task).bind(record.policy.build, outputs, split.targets, first)
+
+
+def demand_vouched(stored: Stored, task: BoundTask, targets: Array, file: Path) -> None:
+    """The outputs give the rows that the record vouches for.
+
+    Raises:
+        RecordError: they do not, so they were changed, or are of another run.
+    """
+    scores = task.decode(stored.outputs)
+    for metric in task.metrics.values():
+        known = stored.evaluation.int8.get(metric.observation)
+        if metric.relative or known is None:
+            continue
+        if not _alike(metric, scores, targets, known.take(stored.places)):
+            raise RecordError(
+                f"{file} does not give the {metric.observation} rows that the record vouches for: "
+                "it was changed after it was written. Fetch it again, or run the gate again"
+            )
+
+
+def _alike(metric: Metric, scores: Array, targets: Array, known: Rows) -> bool:
+    rows = np.asarray(metric.observe(scores, targets, None))
+    return rows.shape == known.values.shape and np.allclose(
+        rows, known.values, rtol=_CLOSE, atol=_CLOSE, equal_nan=True
+    )
+
+
+def targets_of(stored: Stored, split: Split) -> Array:
+    """(S,) or (S, L): the sample's targets."""
+    positions = _places(stored.ids, split.ids)
+    if positions is None or split.targets is None:
+        raise GateError("the held-out set does not hold the record's examples")
+    return np.asarray(split.targets[positions])

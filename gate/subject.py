@@ -1,0 +1,257 @@
+"""What a run judges: two models on this machine's runtime, or what two models gave elsewhere."""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from gate import attested, data, formats, preprocess, tasks
+from gate.candidate import Source, fetch, input_columns
+from gate.errors import CandidateError, UsageError
+from gate.evaluate import Give, first_outputs, opening
+from gate.int8 import make_int8, take_ready
+from gate.metrics import MODEL_METRICS, Metric
+from gate.normalize import normalize, prove_parity
+from gate.records import Array, Attestation, Batch, Candidate, Int8Model, Split, TensorSpec
+from gate.run import Run
+from gate.tasks import BoundTask
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """What the caller hands in."""
+
+    candidate: Any = None
+    """A path, an MLflow URI or a `torch.nn.Module`; None where outputs are judged."""
+    int8: str | None = None
+    """An INT8 model made elsewhere."""
+    reference: str | None = None
+    """The FP32 model that INT8 is held against, where it is not the candidate's own."""
+    fp32_outputs: Path | None = None
+    int8_outputs: Path | None = None
+    trust: bool = False
+    """Whether formats may run code on load."""
+    example_inputs: Mapping[str, Array] | None = None
+    """To trace a module with."""
+
+    @property
+    def name(self) -> str:
+        """As a person would name it."""
+        chosen = self.int8_outputs if self.candidate is None else self.candidate
+        return str(chosen) if isinstance(chosen, str | os.PathLike) else type(chosen).__name__
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """What is judged, on what."""
+
+    candidate: Candidate
+    int8: Int8Model
+    splits: Mapping[str, Split]
+    batch_size: int
+    task: BoundTask
+    metrics: Mapping[str, Metric]
+    fp32_gives: Give
+    """What INT8 is held against."""
+    int8_gives: Give
+    own_gives: Give | None = None
+    """The candidate's own FP32 outputs, where INT8 is held against a reference."""
+    reference: Candidate | None = None
+    attested: tuple[Attestation, ...] = ()
+    """FP32's and INT8's, where outputs are judged that were made elsewhere."""
+
+
+def bring(run: Run, given: Given) -> Subject:
+    """Everything that has to be there before the models are compared.
+
+    Raises:
+        GateError: it cannot be had.
+    """
+    if given.fp32_outputs is not None and given.int8_outputs is not None:
+        return _of_outputs(run, given.fp32_outputs, given.int8_outputs)
+    return _of_models(run, given)
+
+
+# ── two models ────────────────────────────────────────────────────────────────────────────
+
+
+def _of_models(run: Run, given: Given) -> Subject:
+    with run.step("candidate"):
+        examples = _examples(run, given.example_inputs)
+        source = fetch(given.candidate, scratch=run.scratch, trust=given.trust, examples=examples)
+        candidate = _normalised(run, source, run.scratch)
+        if given.int8 is not None:
+            run.ready = take_ready(_fetched(run, "int8", given.int8), run.scratch)
+    with run.step("data"):
+        splits = _open_splits(run, candidate.inputs)
+        alone = run.ready is not None and run.ready.alone
+        batch_size = data.batch_size(run.policy, candidate, splits.values(), alone=alone)
+    with run.step("parity"):
+        fp32 = run.backend.open(candidate.path, threads=run.threads)
+        shown = opening(splits.get("calibration", splits["held_out"]), batch_size)
+        before = source.reference or run.backend.open(source.onnx, threads=run.threads).run
+        prove_parity(before, fp32, [batch.feeds for batch in shown], candidate.source)
+    own = _gives(run, candidate)
+    reference = None if given.reference is None else _reference(run, given.reference, candidate)
+    baseline = own if reference is None else _gives(run, reference)
+    task, metrics = _metrics(run, candidate.outputs, splits["held_out"], baseline, batch_size)
+    int8 = make_int8(run, candidate, splits.get("calibration"), shown[0].feeds)
+    return Subject(
+        candidate=candidate,
+        int8=int8,
+        splits=splits,
+        batch_size=batch_size,
+        task=task,
+        metrics=metrics,
+        fp32_gives=baseline,
+        int8_gives=_gives(run, int8),
+        own_gives=None if reference is None else own,
+        reference=reference,
+    )
+
+
+def _gives(run: Run, model: Candidate | Int8Model) -> Give:
+    runner = run.backend.open(model.path, threads=run.threads)
+
+    def give(batch: Batch) -> Mapping[str, Array]:
+        return runner.run(batch.feeds)
+
+    return give
+
+
+def _reference(run: Run, named: str, candidate: Candidate) -> Candidate:
+    """Another FP32 model of the same inputs and outputs."""
+    with run.step("reference"):
+        source = _fetched(run, "reference", named)
+        found = _normalised(run, source, _subfolder(run.scratch, "reference"))
+    for side in ("inputs", "outputs"):
+        mine, theirs = (
+            {spec.name: spec.dtype for spec in getattr(model, side)} for model in (candidate, found)
+        )
+        if mine != theirs:
+            raise CandidateError(
+                f"the reference {named} has {side} {theirs} and the candidate {mine}: they cannot "
+                "be held against each other; export both alike"
+            )
+    return found
+
+
+def _fetched(run: Run, flag: str, named: str) -> Source:
+    """ONNX, which is only data."""
+
+    def no_examples(_: tuple[str, ...]) -> Mapping[str, Array]:
+        raise UsageError(f"--{flag} {named} is no ONNX file: export it to ONNX")
+
+    folder = _subfolder(run.scratch, f"{flag}-source")
+    return fetch(named, scratch=folder, trust=False, examples=no_examples)
+
+
+def _normalised(run: Run, source: Source, folder: Path) -> Candidate:
+    return normalize(
+        source.onnx,
+        name=source.name,
+        sha256=source.sha256,
+        backend=run.backend,
+        threads=run.threads,
+        scratch=folder,
+    )
+
+
+def _examples(run: Run, given: Mapping[str, Array] | None) -> Any:
+    """What a module is traced with: the caller's inputs, else the first of the policy's data."""
+
+    def examples(parameters: tuple[str, ...]) -> Mapping[str, Array]:
+        if given is not None:
+            return given
+        source = run.policy.build.calibration or run.policy.judge.held_out
+        path = data.locate("calibration", source, run.loaded.base)
+        columns = formats.of(path, source.format).read(path, _subfolder(run.scratch, "examples"))
+        names = input_columns(parameters, {name: col.shape for name, col in columns.items()})
+        prepare = preprocess.for_tracing(columns, names, run.policy.build.preprocess)
+        return {name: prepare(columns[name][0:2]) for name in names}
+
+    return examples
+
+
+# ── what two models gave ──────────────────────────────────────────────────────────────────
+
+
+def _of_outputs(run: Run, fp32: Path, int8: Path) -> Subject:
+    with run.step("outputs"):
+        before, after = (
+            attested.open_outputs(f"--{side}-outputs", path, _subfolder(run.scratch, side))
+            for side, path in (("fp32", fp32), ("int8", int8))
+        )
+        attested.demand_same_outputs(before, after)
+    with run.step("data"):
+        splits = _open_splits(run, None)
+        if not splits["held_out"].explicit_ids:
+            raise UsageError(
+                f"held_out ({splits['held_out'].source}) has no column 'id', by which outputs are "
+                "matched: add the ids that the outputs were written with"
+            )
+    candidate = attested.as_candidate(before)
+    batch_size = data.batch_size(run.policy, candidate, splits.values())
+    task, metrics = _metrics(run, before.specs, splits["held_out"], before.give, batch_size)
+    return Subject(
+        candidate=candidate,
+        int8=attested.as_int8(after),
+        splits=splits,
+        batch_size=batch_size,
+        task=task,
+        metrics=metrics,
+        fp32_gives=before.give,
+        int8_gives=after.give,
+        attested=(before.told, after.told),
+    )
+
+
+# ── both ──────────────────────────────────────────────────────────────────────────────────
+
+
+def _open_splits(run: Run, inputs: tuple[TensorSpec, ...] | None) -> dict[str, Split]:
+    """The splits that the policy names, proven disjoint; raw, where no model has inputs."""
+    build, judge = run.policy.build, run.policy.judge
+    named = {"held_out": judge.held_out, "calibration": build.calibration, "tuning": build.tuning}
+    splits = {
+        name: data.open_split(
+            name,
+            source,
+            base=run.loaded.base,
+            inputs=inputs,
+            preprocess=build.preprocess,
+            seed=judge.seed,
+            scratch=_subfolder(run.scratch, name),
+            needs_target=name == "held_out",
+        )
+        for name, source in named.items()
+        if source is not None
+    }
+    data.prove_disjoint(tuple(splits.values()))
+    return splits
+
+
+def _metrics(
+    run: Run,
+    outputs: Sequence[TensorSpec],
+    held_out: Split,
+    baseline: Give,
+    batch_size: int,
+) -> tuple[BoundTask, dict[str, Metric]]:
+    """The task fitted to the outputs, and every metric that is judged, expected or shown."""
+    policy = run.policy
+    assert held_out.targets is not None
+    first = first_outputs(baseline, opening(held_out, batch_size))
+    task = tasks.get(policy.task).bind(policy.build, tuple(outputs), held_out.targets, first)
+    asked = [budget.metric for budget in policy.judge.budgets]
+    if policy.judge.expect_fp32 != "unknown":
+        asked += policy.judge.expect_fp32.metrics
+    extra = [name for name in asked if name not in MODEL_METRICS]
+    return task, dict(task.metrics) | {name: task.metric(name) for name in extra}
+
+
+def _subfolder(scratch: Path, name: str) -> Path:
+    folder = scratch / name
+    folder.mkdir(exist_ok=True)
+    return folder
