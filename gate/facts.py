@@ -1,10 +1,10 @@
 """What a verdict rests on, as short lines: models, data, proof of INT8, machine, warnings."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from gate import wording
 from gate.recipes import RECIPES
-from gate.records import Baseline, GateRecord, Int8Info, SplitInfo
+from gate.records import Baseline, Comparison, Cost, GateRecord, Int8Info, SplitInfo
 from gate.statistics import ledger
 from gate.wording import plain
 
@@ -12,6 +12,7 @@ _LARGE = 0.4
 """Times FP32's size: an artifact above it is asked why."""
 _NAMES = 4
 _KERNELS = 8
+_COSTS = 3
 
 
 def notices(record: GateRecord) -> tuple[str, ...]:
@@ -21,6 +22,7 @@ def notices(record: GateRecord) -> tuple[str, ...]:
 
 def _notices(record: GateRecord) -> Iterator[str]:
     judge = record.policy.judge
+    yield from _unseen(record)
     if judge.expect_fp32 == "unknown":
         yield (
             "The FP32 baseline is not checked (expect_fp32: unknown): wrong preprocessing or "
@@ -54,24 +56,73 @@ def _notices(record: GateRecord) -> Iterator[str]:
         yield f"The held-out set contains {duplicates}: it says less than its size suggests."
 
 
+def _unseen(record: GateRecord) -> Iterator[str]:
+    if record.attested:
+        yield (
+            "No model ran here: the verdict is about outputs that somebody attests. That INT8 did "
+            "the work, its size and its speed were not seen."
+        )
+
+
 def facts(record: GateRecord) -> tuple[tuple[str, str], ...]:
     """What was compared and how, as label and text."""
-    splits, candidate = record.splits, record.candidate
-    fp32_size, int8_size = wording.size(candidate.bytes), wording.size(record.int8.bytes)
+    splits = record.splits
     lines = [
-        ("Candidate", f"{plain(candidate.source)} (sha256 {wording.short(candidate.sha256)})"),
-        ("Recipe", _recipe(record.int8)),
+        *(_attested(record) or _models(record)),
         ("Held-out", _split(splits.held_out) + _seen_of(record)),
         *([("Calibration", _split(splits.calibration))] if splits.calibration else []),
-        ("INT8 proof", _proof(record)),
-        ("Size", f"{fp32_size} → {int8_size}{_ratio(record)}"),
+        *(_seen(record) if not record.attested else ()),
         ("FP32 check", _baseline(record.baseline)),
+        *([("Lost where", _lost(record.costs))] if record.costs else []),
         ("Judged", _judged(record)),
         ("Ran on", _machine(record)),
         *([("x86, no VNNI", _saturation(record.int8))] if record.int8.saturating else []),
         ("Source", _source(record)),
     ]
     return tuple(lines)
+
+
+def _models(record: GateRecord) -> Iterator[tuple[str, str]]:
+    candidate, reference = record.candidate, record.reference
+    yield "Candidate", f"{plain(candidate.source)} (sha256 {wording.short(candidate.sha256)})"
+    if reference is not None:
+        text = f"{plain(reference.source)} (sha256 {wording.short(reference.sha256)})"
+        yield "Reference", f"{text}: what INT8 is held against as FP32"
+    yield "Recipe", _recipe(record.int8)
+
+
+def _seen(record: GateRecord) -> Iterator[tuple[str, str]]:
+    """What this machine saw of the models themselves."""
+    before, after = wording.size(record.candidate.bytes), wording.size(record.int8.bytes)
+    yield "INT8 proof", _proof(record)
+    yield "Size", f"{before} → {after}{_ratio(record)}"
+
+
+def _attested(record: GateRecord) -> list[tuple[str, str]]:
+    """Models that ran elsewhere, as whoever ran them describes them."""
+    return [
+        (
+            side,
+            f"ATTESTED, not seen: {plain(one.source)} (sha256 {wording.short(one.outputs_sha256)}),"
+            f" outputs of model {wording.short(one.artifact_sha256)} by {plain(one.runtime, 60)} "
+            f"on {plain(one.device, 60)}",
+        )
+        for side, one in zip(("FP32", "INT8"), record.attested, strict=False)
+    ]
+
+
+def _lost(costs: Sequence[Cost]) -> str:
+    """Of the first metrics, what making the candidate cost and what quantizing it did."""
+    return "; ".join(
+        f"{wording.metric_name(cost.metric)}: candidate {_loss(cost.candidate)}, "
+        f"quantization {_loss(cost.quantization)}"
+        for cost in costs[:_COSTS]
+    )
+
+
+def _loss(comparison: Comparison) -> str:
+    unit = wording.unit_of(comparison.metric, comparison)
+    return wording.measured_text(comparison, "drop", unit)
 
 
 def _recipe(int8: Int8Info) -> str:

@@ -57,10 +57,10 @@ def judge_by(loaded: LoadedPolicy, record: GateRecord, rows: Path) -> GateRecord
     evaluation = _rows(rows, record)
     metrics = _metrics(loaded.policy, evaluation)
     baseline = demand_baseline(loaded.policy.judge.expect_fp32, evaluation, metrics)
-    artifacts = {
-        name: metric.measure(record.candidate, record.int8)
-        for name, metric in ARTIFACT_METRICS.items()
-    } | record.process.numbers
+    artifacts = record.process.numbers
+    if not record.attested:
+        models = record.candidate, record.int8
+        artifacts |= {name: metric.measure(*models) for name, metric in ARTIFACT_METRICS.items()}
     policy = record.policy.model_copy(update={"judge": loaded.policy.judge})
     alpha = ledger.alpha_of_attempt(policy.alpha, record.attempt or 1)
     measured = compare_budgets(
@@ -108,8 +108,12 @@ def _demand_same_subject(loaded: LoadedPolicy, record: GateRecord) -> None:
 
 
 def _demand_measured(loaded: LoadedPolicy, record: GateRecord) -> None:
-    """Time and memory are measured for the budgets that ask for them, and for no others."""
-    asked = {budget.metric for budget in loaded.policy.judge.budgets} & PROCESS_METRICS.keys()
+    """Time and memory are measured for the budgets that ask for them, and for no others.
+
+    Of models that ran elsewhere nothing is.
+    """
+    unseen = MODEL_METRICS if record.attested else PROCESS_METRICS
+    asked = {budget.metric for budget in loaded.policy.judge.budgets} & unseen.keys()
     missing = sorted(asked - record.process.measured)
     if missing:
         raise UsageError(

@@ -175,7 +175,8 @@ def _gather(record: GateRecord, folder: Path) -> _Files:
             _refuse(f"{folder} holds no {content.RECORD}: name the folder that `gate run` wrote")
         verdict = folder / content.VERDICT
         note = verdict.read_text(encoding="utf-8") if verdict in evidence else None
-        model = packaged.judged_files(record, folder) if record.stage == "release" else []
+        to_register = record.stage == "release" and not record.attested
+        model = packaged.judged_files(record, folder) if to_register else []
     except OSError as error:
         raise TrackerError(f"the record in {folder} cannot be read: {error}") from error
     return _Files(evidence=evidence, model=model, note=note)

@@ -1,0 +1,106 @@
+"""What is judged: INT8 against its own FP32, or against the model that its FP32 was made of."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from support.onnx_models import mlp, save
+from support.project import CNN, Project
+
+from gate import errors
+from gate.cli import exit_code_of
+from gate.commands.judge import judge
+from gate.pipeline import run_gate
+from gate.records import GateRecord
+
+
+@pytest.fixture
+def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
+    monkeypatch.chdir(tmp_path)
+    return Project(tmp_path)
+
+
+def pruned(folder: Path, share: float) -> Path:
+    """The digits CNN, the smallest weights of each layer set to 0."""
+    model = onnx.load(CNN)
+    for tensor in model.graph.initializer:
+        values = onnx.numpy_helper.to_array(tensor).copy()
+        if values.ndim > 1:
+            values[np.abs(values) < np.quantile(np.abs(values), share)] = 0
+            tensor.CopyFrom(onnx.numpy_helper.from_array(values, tensor.name))
+    onnx.save(model, folder / "pruned.onnx")
+    return folder / "pruned.onnx"
+
+
+def judged(project: Project, candidate: Path, **options: Any) -> GateRecord:
+    return run_gate(project.policy, candidate, tracker="none", out="out", **options).record
+
+
+def test_what_pruning_cost_and_what_quantization_did_are_told_apart(project: Project) -> None:
+    candidate = pruned(project.folder, 0.7)
+    record = judged(project, candidate, reference=CNN)
+    assert record.reference is not None
+    assert record.reference.source == str(CNN)
+    accuracy = next(c for c in record.comparisons if c.metric == "accuracy")
+    cost = next(c for c in record.costs if c.metric == "accuracy")
+    assert cost.candidate.reference == accuracy.reference == pytest.approx(0.961, abs=1e-6)
+    assert cost.candidate.int8 == cost.quantization.reference
+    assert cost.quantization.int8 == accuracy.int8
+    parts = (cost.candidate.degradation, cost.quantization.degradation)
+    assert None not in parts
+    assert sum(parts) == pytest.approx(accuracy.degradation)  # type: ignore[arg-type]
+    assert cost.candidate.degradation > 0.02  # type: ignore[operator]
+
+
+def test_a_pruned_model_alone_hides_what_pruning_cost(project: Project) -> None:
+    candidate = pruned(project.folder, 0.7)
+    project.spec["judge"]["expect_fp32"] = "unknown"
+    project.budget(metric="accuracy", max_drop=0.02)
+    assert run_gate(project.policy, candidate, tracker="none").record.verdict.outcome == "pass"
+    against = judged(project, candidate, reference=CNN)
+    assert against.verdict.outcome == "fail"
+    assert judge(Path("out")).verdict == against.verdict
+    assert judge(Path("out"), str(project.policy)).verdict == against.verdict
+
+
+def test_the_report_names_both(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
+    candidate = pruned(project.folder, 0.05)
+    arguments = ["--candidate", str(candidate), "--reference", str(CNN), "--tracker", "none"]
+    assert exit_code_of(["run", str(project.policy), *arguments]) in (0, 3)
+    said = " ".join(capsys.readouterr().out.split())
+    assert "what INT8 is held against as FP32" in said
+    assert "Lost where accuracy: candidate " in said
+    assert ", quantization " in said
+
+
+def test_expect_fp32_is_about_the_reference(project: Project) -> None:
+    with pytest.raises(errors.BaselineError):
+        judged(project, CNN, reference=pruned(project.folder, 0.9))
+
+
+def test_a_model_is_its_own_reference(project: Project) -> None:
+    plain = run_gate(project.policy, CNN, tracker="none").record
+    own = judged(project, CNN, reference=CNN)
+    assert own.comparisons == plain.comparisons
+    assert all(cost.candidate.degradation == 0 for cost in own.costs)
+
+
+@pytest.mark.parametrize("kind", ["other", "gone", "garbage"])
+def test_a_reference_that_does_not_fit_is_refused(project: Project, kind: str) -> None:
+    path = project.folder / "reference.onnx"
+    if kind == "other":
+        save(mlp(), path)
+    elif kind == "garbage":
+        path.write_bytes(b"garbage")
+    with pytest.raises((errors.CandidateError, errors.UsageError), match=r"reference"):
+        judged(project, CNN, reference=path)
+
+
+def test_folders_of_three_models_do_not_mix(project: Project) -> None:
+    record = judged(project, pruned(project.folder, 0.3), reference=CNN)
+    fp32 = onnx.load("out/model.fp32.onnx")
+    sparse = [onnx.numpy_helper.to_array(t) for t in fp32.graph.initializer if len(t.dims) > 1]
+    assert all((values == 0).mean() > 0.25 for values in sparse)
+    assert record.candidate.sha256 != record.reference.sha256  # type: ignore[union-attr]
