@@ -72,9 +72,19 @@ def open_split(
         slices=examples.slices,
         unit=examples.unit,
         sha256=examples.sha256,
+        population=_population(table, examples),
         order=rows,
         prepare=prepare,
     )
+
+
+def _population(table: Table, examples: "_Examples") -> str:
+    """Of every example that there was to draw from: a sample, or other ids, are no other data."""
+    if len(examples.ids) == len(table):
+        return identity.population(examples.hashes, examples.targets)
+    every = np.arange(len(table), dtype=np.int64)
+    hashes = np.concatenate([identity.hash_rows(block) for _, block in table.blocks(every)])
+    return identity.population(hashes, None if table.target is None else take(table.target, every))
 
 
 def locate(name: str, source: DataSource, base: Path) -> Path:
@@ -132,6 +142,7 @@ def info(split: Split) -> SplitInfo:
     return SplitInfo(
         source=split.source,
         sha256=split.sha256,
+        population=split.population,
         examples=len(split),
         duplicates=duplicates(split),
         units=None if split.unit is None else len(np.unique(split.unit)),
@@ -191,6 +202,8 @@ class _Examples:
     slices: Mapping[str, Array]
     unit: Array | None
     sha256: str
+    hashes: Array
+    """(N, 32) uint8 of the inputs as stored."""
 
 
 def _sample(table: Table, limit: int | None, *, seed: int, split: str) -> Array:
@@ -229,6 +242,7 @@ def _identify(table: Table, rows: Array, prepare: Prepare | None) -> _Examples:
         slices=values,
         unit=unit,
         sha256=identity.digest(ids, hashes, targets),
+        hashes=hashes,
     )
 
 

@@ -50,6 +50,12 @@ def digest(ids: Array, hashes: Array, targets: Array | None) -> str:
     return hashlib.sha256(np.sort(keys(hash_rows(columns))).tobytes()).hexdigest()
 
 
+def population(hashes: Array, targets: Array | None) -> str:
+    """Hex digest of examples whatever they are called: their inputs (N, 32) and targets alone."""
+    columns = {"inputs": hashes} | ({} if targets is None else {"target": targets})
+    return hashlib.sha256(np.sort(keys(hash_rows(columns))).tobytes()).hexdigest()
+
+
 def keys(hashes: Array) -> Array:
     """(N, k) uint8 -> (N,) of k bytes, which sort and compare as raw bytes do.
 

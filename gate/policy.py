@@ -1,5 +1,6 @@
 """The policy: how a release is made (`build`) and what it must meet (`judge`)."""
 
+import hashlib
 import math
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
@@ -229,7 +230,7 @@ class Judge(_Strict):
     """What training reported: without it wrong inputs pass any drop budget."""
     budgets: tuple[Budget, ...] = Field(min_length=1)
     """The limits; every one counts."""
-    confidence: float = Field(default=0.95, gt=0.5, lt=1)
+    confidence: float = Field(default=0.95, gt=0.5, le=0.999999)
     """One-sided, of each budget's proof."""
     decision: Literal["confidence", "point"] = "confidence"
     """How a budget is decided."""
@@ -284,6 +285,12 @@ class Policy(_Strict):
     def alpha(self) -> float:
         """One-sided error of each budget: 1 − confidence."""
         return 1.0 - self.judge.confidence
+
+    @property
+    def demands(self) -> str:
+        """sha256 of what has to be met, whatever it is shown on: two policies ask for the same."""
+        drawn = {"held_out", "expect_fp32", "seed", "batch_size", "stopping"}
+        return hashlib.sha256(self.judge.model_dump_json(exclude=drawn).encode()).hexdigest()
 
     @property
     def batch_size(self) -> int | None:

@@ -112,6 +112,8 @@ class Split:
     """(N,) independent unit, where the data name one."""
     sha256: str
     """Of the raw content: ids, inputs, targets."""
+    population: str
+    """Of inputs and targets of all that there was to draw from, before `limit`, without ids."""
     order: Array
     """(N,) of int64: rows of the source, in the order they are visited."""
     prepare: Callable[[Array], Array]
@@ -459,6 +461,8 @@ class SplitInfo(_Value):
     """Examples whose inputs equal an earlier one's."""
     units: int | None = None
     """Independent units, where the data name them."""
+    population: str | None = None
+    """Hash of inputs and targets of all examples that there were before `limit`."""
 
 
 class Splits(_Value):
@@ -540,6 +544,8 @@ class GateRecord(_Value):
     """Every budget's, then every other metric of the task."""
     alpha: float
     """One-sided error allowed of each PASS; a FAIL is allowed the policy's."""
+    attempt_key: str | None = None
+    """What tells this attempt from others; None without a ledger."""
     attempt: int | None = None
     """Attempt on this held-out set since the last PASS; None without a ledger."""
     consulted: int | None = None

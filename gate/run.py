@@ -7,10 +7,12 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
+from uuid import uuid4
 
 from gate import artifact, data, preprocess, publish
 from gate.backends import Backend
 from gate.evaluate import Evaluated, rows_of, save_arrays
+from gate.metrics import PROCESS_METRICS
 from gate.policy import Policy
 from gate.policy_file import LoadedPolicy
 from gate.progress import Progress
@@ -83,21 +85,31 @@ class Charge:
     """What judging costs: the error that a PASS is allowed, and who counts."""
 
     alpha: float
-    attempt: int | None
-    ledger: Literal["none", "tracker"]
+    attempt: int | None = None
+    ledger: Literal["none", "tracker"] = "none"
+    key: str | None = None
 
 
 def charge(run: Run, candidate: Candidate, int8: Int8Model, held_out: Split) -> Charge:
     """Reserve an attempt at a release, before it is evaluated; a pull request costs nothing."""
     alpha = run.policy.alpha
     if run.stage != "release":
-        return Charge(alpha, None, "none")
-    key = ledger.attempt_key(candidate.sha256, Int8Info.of(int8).origin)
-    past = run.known.reserve(run.policy.model, held_out=held_out.sha256, key=key)
+        return Charge(alpha)
+    key = ledger.attempt_key(candidate.sha256, Int8Info.of(int8).origin, _draw(run.policy))
+    past = run.known.reserve(run.policy.model, held_out=held_out.population, key=key)
     if past is None:
-        return Charge(alpha, None, "none")
-    attempt = ledger.attempt_number(past, key)
-    return Charge(ledger.alpha_of_attempt(alpha, attempt), attempt, "tracker")
+        return Charge(alpha)
+    attempt = ledger.attempt_number(past, key, run.policy.demands)
+    return Charge(ledger.alpha_of_attempt(alpha, attempt), attempt, "tracker", key)
+
+
+def _draw(policy: Policy) -> str:
+    """What of this run another one of the same candidate would see otherwise."""
+    judge = policy.judge
+    drawn = judge.held_out.limit is not None or judge.stopping == "early"
+    timed = any(budget.metric in PROCESS_METRICS for budget in judge.budgets)
+    parts = [f"seed {judge.seed}, {judge.stopping}, limit {judge.held_out.limit}"] if drawn else []
+    return ", ".join(parts + ([f"measured {uuid4().hex}"] if timed else []))
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,6 +181,7 @@ def _record(
         baseline=judged.baseline,
         comparisons=judged.comparisons,
         alpha=judged.charge.alpha,
+        attempt_key=judged.charge.key,
         attempt=judged.charge.attempt,
         ledger=judged.charge.ledger,
         consulted=run.known.consulted(held_out.sha256, candidate.sha256),

@@ -73,6 +73,7 @@ def split() -> Split:
         slices={"site": np.array(["a", "b"] * (N // 2))},
         unit=None,
         sha256="0" * 64,
+        population="0" * 64,
         order=np.arange(N),
         prepare=lambda raw: raw,
     )

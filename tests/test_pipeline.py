@@ -576,3 +576,59 @@ def judged_without_time(project: Project) -> GateRecord:
     del project.spec["judge"]["budgets"][1:]
     project.write()
     return judged(project)
+
+
+# ── what another look at the same data costs ──────────────────────────────────────────────
+
+
+def released(project: Project, **judge: Any) -> GateRecord:
+    project.spec["judge"] |= judge
+    project.write()
+    return gate.run_gate(project.policy, CNN, stage="release", threads=1).record
+
+
+@pytest.fixture
+def strict(project: Project, monkeypatch: pytest.MonkeyPatch) -> Project:
+    """A budget that this set cannot prove, and a store."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{project.folder}/mlflow.db")
+    project.budget(metric="accuracy", max_drop=0.0011)
+    return project
+
+
+def test_another_sample_of_the_same_set_is_another_attempt(strict: Project) -> None:
+    held_out = {"path": "held_out.npz", "limit": 700}
+    numbers = [released(strict, held_out=held_out, seed=seed).attempt for seed in (0, 1, 1, 2)]
+    assert numbers == [1, 2, 2, 3]
+
+
+def test_the_same_examples_under_other_ids_are_the_same_set(strict: Project) -> None:
+    assert released(strict).attempt == 1
+    for prefix, attempt in (("a", 1), ("b", 1)):
+        names = np.array([f"{prefix}{index}" for index in range(1000)])
+        strict.change("held_out", lambda columns, names=names: columns.update(id=names))
+        assert released(strict).attempt == attempt
+    strict.spec["build"]["recipe"] = "static-mse"
+    assert released(strict).attempt == 2
+
+
+def test_another_order_is_another_attempt_where_it_may_stop_early(strict: Project) -> None:
+    assert [released(strict, stopping="early", seed=seed).attempt for seed in (0, 0, 5)] == [
+        1,
+        1,
+        2,
+    ]
+
+
+def test_time_is_measured_anew_by_every_attempt(strict: Project) -> None:
+    budgets = [{"metric": "latency_p50", "max_ratio": 1e-6}]
+    assert [released(strict, budgets=budgets).attempt for _ in range(2)] == [1, 2]
+
+
+def test_a_looser_policy_does_not_reset_the_count(strict: Project) -> None:
+    budgets = strict.spec["judge"]["budgets"]
+    loose = [{"metric": "accuracy", "max_drop": 0.9}]
+    assert released(strict).attempt == 1
+    assert released(strict, budgets=loose, mode="observe").verdict.outcome == "pass"
+    assert released(strict, budgets=loose, mode="enforce").verdict.outcome == "pass"
+    strict.spec["build"]["recipe"] = "static-mse"
+    assert released(strict, budgets=budgets).attempt == 2

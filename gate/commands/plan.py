@@ -27,6 +27,7 @@ from gate.trackers import PastRun, Tracker
 from gate.wording import QUANTITIES
 
 _LATEST = 3
+_NEW = "a candidate that was not judged yet"
 _JUDGED = frozenset({"pass", "fail", "inconclusive", "waived"})
 _Entries = Sequence[Mapping[str, Any]]
 """Comparisons of one stored record."""
@@ -108,19 +109,11 @@ def _alpha(policy: Policy, tracker: Tracker) -> tuple[float, str]:
     """The one-sided error in force for a new candidate's release, and where it comes from."""
     share = f"{policy.judge.confidence * 100:.6g}"
     plain = f"1 − the policy's confidence of {share} %"
-    attempt = _next_attempt(tracker.past(policy.model))
+    attempt = ledger.attempt_number(tracker.attempts(policy.model), _NEW, policy.demands)
     if attempt == 1:
         return policy.alpha, plain
     told = f"{plain}, over {attempt}²: the next release is attempt {attempt} since the last PASS"
     return ledger.alpha_of_attempt(policy.alpha, attempt), told
-
-
-def _next_attempt(runs: Sequence[PastRun]) -> int:
-    """Of a candidate that was not judged yet, on the held-out set of the newest release."""
-    for run in runs:
-        if run.stage == "release" and run.tags.get("attempt", "").isdecimal():
-            return 1 if run.outcome == ledger.PASS else int(run.tags["attempt"]) + 1
-    return 1
 
 
 def _is_there(loaded: LoadedPolicy) -> bool:

@@ -11,9 +11,11 @@ the answers on this set is outside any such bound. Without the ledger the chance
 is at most 1 − (1 − α)^j where they are independent or positively dependent, as those on one
 held-out set are.
 
-An attempt is a candidate and the recipe that made it. Judging the same one again is no new
-attempt: it sees the same answer, which no retry has chosen. An attempt is entered before it is
-evaluated, and one that never finished counts.
+An attempt is a candidate, the recipe that made it, and the draw: which examples a `limit` takes,
+in which order they are visited where evaluation may stop early, and every fresh measurement of
+time. Judging the same one again is no new attempt: it sees the same answer, which no retry has
+chosen. An attempt is entered before it is evaluated, and one that never finished counts. Only a
+PASS of the same demands starts the count again.
 
 D. P. Foster, R. A. Stine (2008), "α-investing: a procedure for sequential control of expected
 false discoveries", JRSS B 70; A. Blum, M. Hardt (2015), "The Ladder", ICML.
@@ -40,6 +42,8 @@ class Attempt:
     """As `attempt_key` makes it."""
     outcome: str | None
     """Of the verdict, "pass" for a PASS; None while unfinished."""
+    demands: str = ""
+    """Of what it had to meet; empty where a PASS of it proves nothing."""
 
 
 def alpha_of_attempt(alpha: float, attempt: int) -> float:
@@ -52,14 +56,16 @@ def alpha_of_attempt(alpha: float, attempt: int) -> float:
     return alpha / attempt**2
 
 
-def attempt_number(past: Sequence[Attempt], key: str) -> int:
+def attempt_number(past: Sequence[Attempt], key: str, demands: str = "") -> int:
     """Which attempt judging `key` now is, counting different keys since the last PASS from 1.
 
-    A key that is among them keeps its number. Only a PASS starts again: a waived release does not.
+    A key that is among them keeps its number. Only a PASS of the same demands starts again: a
+    waived release does not, nor does one that a looser policy let through.
 
     Args:
         past: what was judged on this held-out set, oldest first; `key` itself may be there.
         key: as `attempt_key` makes it.
+        demands: what is to be met now.
 
     Raises:
         ValueError: a key is empty.
@@ -68,7 +74,7 @@ def attempt_number(past: Sequence[Attempt], key: str) -> int:
         raise ValueError("an attempt must have a key")
     numbers: dict[str, int] = {}
     for attempt in past:
-        if attempt.outcome == PASS:
+        if attempt.outcome == PASS and attempt.demands == demands:
             numbers.clear()
         else:
             numbers.setdefault(attempt.key, len(numbers) + 1)
@@ -88,12 +94,13 @@ def reuse_error(alpha: float, attempts: int) -> float:
     return -math.expm1(attempts * math.log1p(-alpha))
 
 
-def attempt_key(candidate_sha256: str, recipe: str) -> str:
-    """What tells one attempt from another: sha256 of the candidate's digest and its recipe.
+def attempt_key(candidate_sha256: str, recipe: str, draw: str = "") -> str:
+    """What tells one attempt from another: sha256 of the candidate's digest, recipe and draw.
 
     Args:
         candidate_sha256: 64 hexadecimal digits, lower case.
         recipe: the resolved recipe, in one canonical text.
+        draw: what else chance had a hand in; empty where every run sees the same.
 
     Raises:
         ValueError: `candidate_sha256` is no digest, or `recipe` is empty.
@@ -103,7 +110,8 @@ def attempt_key(candidate_sha256: str, recipe: str) -> str:
     if not recipe:
         raise ValueError("a resolved recipe must not be empty")
     # The digest has a fixed length, so no two pairs give the same text.
-    return hashlib.sha256((candidate_sha256 + recipe).encode()).hexdigest()
+    tail = f"\n{draw}" if draw else ""
+    return hashlib.sha256((candidate_sha256 + recipe + tail).encode()).hexdigest()
 
 
 def _check(alpha: float, attempts: int, least: int = 1) -> None:

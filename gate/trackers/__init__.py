@@ -68,6 +68,9 @@ class Tracker(Protocol):
         counts. `key` is that of `gate.statistics.ledger`.
         """
 
+    def attempts(self, model: str) -> Sequence[Attempt]:
+        """Attempts at releases on the held-out set that the newest one was on, oldest first."""
+
     def past(self, model: str) -> Sequence[PastRun]:
         """Runs of a model, newest first."""
 

@@ -9,7 +9,6 @@ from pathlib import Path
 from gate.policy import Budget
 from gate.recipes import Recipe
 from gate.records import Comparison, Finding, GateRecord, SplitInfo
-from gate.statistics import ledger
 
 LONGEST_KEY = 250
 LONGEST_TAG = 8000
@@ -161,9 +160,9 @@ def opening_tags(record: GateRecord) -> dict[str, str]:
         f"{PREFIX}complete": "false",
     }
     if record.ledger == "tracker":
-        tags[f"{PREFIX}held_out"] = record.splits.held_out.sha256
-        origin = record.int8.origin
-        tags[f"{PREFIX}attempt_key"] = ledger.attempt_key(record.candidate.sha256, origin)
+        tags[f"{PREFIX}population"] = str(record.splits.held_out.population)
+        tags[f"{PREFIX}attempt_key"] = str(record.attempt_key)
+        tags[f"{PREFIX}demands"] = record.policy.demands
     return tags | ({"mlflow.source.git.commit": commit} if commit else {})
 
 
@@ -185,6 +184,7 @@ def tags(record: GateRecord) -> dict[str, str]:
         "onnxruntime": used.versions.get("onnxruntime"),
         "gate": used.versions.get("gate"),
         "mode": record.policy.judge.mode,
+        "decision": record.policy.judge.decision,
         "ledger": record.ledger,
         "stopped": record.stopped,
         "attempt": None if record.attempt is None else str(record.attempt),

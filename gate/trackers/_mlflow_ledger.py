@@ -10,7 +10,8 @@ from gate.statistics.ledger import Attempt
 from gate.trackers import _mlflow_content as content
 
 KEY = f"{content.PREFIX}attempt_key"
-_HELD_OUT = f"{content.PREFIX}held_out"
+_HELD_OUT = f"{content.PREFIX}population"
+_DEMANDS = f"{content.PREFIX}demands"
 _OUTCOME = f"{content.PREFIX}outcome"
 _COMPLETE = f"{content.PREFIX}complete"
 _PAGE = 1000
@@ -32,13 +33,25 @@ def reserve(client: Any, experiment: str, *, model: str, held_out: str, key: str
 
 def attempts(client: Any, experiment: str, held_out: str) -> tuple[Attempt, ...]:
     """Reservations and judged releases on a held-out set, oldest first."""
+    return tuple(map(_attempt, _runs(client, experiment, f"tags.`{_HELD_OUT}` = '{held_out}'")))
+
+
+def newest(client: Any, experiment: str) -> tuple[Attempt, ...]:
+    """Those on the held-out set that the newest of all was on."""
+    runs = _runs(client, experiment, f"tags.`{_HELD_OUT}` LIKE '%'")
+    last = runs[-1].data.tags[_HELD_OUT] if runs else None
+    return tuple(_attempt(run) for run in runs if run.data.tags[_HELD_OUT] == last)
+
+
+def _runs(client: Any, experiment: str, which: str) -> list[Any]:
+    """Deleted ones, too, oldest first."""
     from mlflow.entities import ViewType
 
     found, token = [], None
     while True:
         page = client.search_runs(
             [experiment],
-            f"tags.`{_HELD_OUT}` = '{held_out}'",
+            which,
             run_view_type=ViewType.ALL,
             max_results=_PAGE,
             page_token=token,
@@ -46,9 +59,12 @@ def attempts(client: Any, experiment: str, held_out: str) -> tuple[Attempt, ...]
         found += [run for run in page if KEY in run.data.tags]
         token = page.token
         if not token:
-            break
-    found.sort(key=lambda run: (run.info.start_time, run.info.run_id))
-    return tuple(Attempt(run.data.tags[KEY], _outcome(run.data.tags)) for run in found)
+            return sorted(found, key=lambda run: (run.info.start_time, run.info.run_id))
+
+
+def _attempt(run: Any) -> Attempt:
+    tags = run.data.tags
+    return Attempt(tags[KEY], _outcome(tags), tags.get(_DEMANDS, ""))
 
 
 def _outcome(tags: dict[str, str]) -> str | None:

@@ -105,6 +105,19 @@ class MlflowTracker:
             ledger.reserve(client, experiment, model=model, held_out=held_out, key=key)
             return ledger.attempts(client, experiment, held_out)
 
+    def attempts(self, model: str) -> Sequence[Attempt]:
+        """On the held-out set that the newest attempt was on, oldest first.
+
+        Raises:
+            TrackerError: the store cannot be reached or refused.
+        """
+        place = store.locate()
+        if place.missing:
+            return ()
+        with store.opened(place) as client:
+            experiment = client.get_experiment_by_name(f"{EXPERIMENTS}{model}")
+            return () if experiment is None else ledger.newest(client, experiment.experiment_id)
+
     def past(self, model: str) -> Sequence[PastRun]:
         """Runs of a model, newest first; `incomplete` where logging was cut short.
 

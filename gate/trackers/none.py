@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from gate.records import GateRecord
+from gate.statistics.ledger import Attempt
 from gate.trackers import PastRun
 
 
@@ -25,6 +26,10 @@ class NoTracker:
 
     def reserve(self, model: str, *, held_out: str, key: str) -> None:
         """Nothing counts attempts."""
+
+    def attempts(self, model: str) -> Sequence[Attempt]:  # noqa: ARG002
+        """No attempt is remembered."""
+        return ()
 
     def past(self, model: str) -> Sequence[PastRun]:  # noqa: ARG002
         """No run is remembered."""

@@ -11,6 +11,8 @@ import pytest
 from gate import trackers
 from gate.commands.plan import plan
 from gate.errors import DataError, PolicyError, UsageError
+from gate.policy_file import load_policy
+from gate.statistics.ledger import Attempt
 from gate.trackers import PastRun
 
 DIGITS = str(Path(__file__).parents[2] / "policies" / "digits.yaml")
@@ -324,11 +326,12 @@ class Memory:
         *records: Mapping[str, Any] | None,
         outcome: str = "pass",
         stage: str = "pr",
+        tried: Sequence[Attempt] = (),
         **tags: str,
     ) -> None:
         self.records = records
         self.outcome = outcome
-        self.stage, self.tags = stage, tags
+        self.stage, self.tags, self.tried = stage, tags, tried
 
     def past(self, model: str) -> Sequence[PastRun]:
         assert model == "cnn"
@@ -337,6 +340,9 @@ class Memory:
             PastRun(str(i), when, self.stage, self.outcome, "a" * 64, None, {}, self.tags)
             for i, when in enumerate(whens)
         ]
+
+    def attempts(self, model: str) -> Sequence[Attempt]:
+        return self.tried
 
     def record(self, run: str) -> Mapping[str, Any] | None:
         return self.records[int(run)]
@@ -372,13 +378,24 @@ def test_flip_rates_are_those_of_the_last_three_runs(remember: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("outcome", "expected"), [("pass", "α = 0.05 a budget"), ("fail", "attempt 4 since the last")]
+    ("tried", "expected"),
+    [
+        ("", "α = 0.05 a budget"),
+        ("a b c", "attempt 4 since the last"),
+        ("a b c-pass", "α = 0.05 a budget"),
+        ("a a b", "attempt 3 since the last"),
+    ],
 )
 def test_the_error_in_force_is_that_of_the_next_attempt(
-    remember: Any, outcome: str, expected: str
+    remember: Any, tried: str, expected: str
 ) -> None:
     save(1000)
-    remember(record(3, 1), outcome=outcome, stage="release", attempt="3")
+    planned(DROP)
+    demands = load_policy("p.yaml").policy.demands
+    attempts = [
+        Attempt(word[0], "pass" if "pass" in word else None, demands) for word in tried.split()
+    ]
+    remember(record(3, 1), tried=attempts)
     assert expected in flat(planned(DROP, tracker="memory"))
 
 

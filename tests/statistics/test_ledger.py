@@ -171,3 +171,20 @@ def test_what_the_report_says_of_reuse():
     assert ledger.reuse_error(ALPHA, 1) == pytest.approx(ALPHA)
     assert ledger.reuse_error(ALPHA, 10) == pytest.approx(1 - 0.95**10)
     assert ledger.alpha_of_attempt(ALPHA, ledger.FRESH_AT) <= ALPHA / 100
+
+
+def test_only_a_pass_of_the_same_demands_starts_again():
+    past = [
+        Attempt("A", None, "strict"),
+        Attempt("B", "fail", "strict"),
+        Attempt("C", "pass", "loose"),
+    ]
+    assert ledger.attempt_number(past, "D", "strict") == 4
+    assert ledger.attempt_number(past, "D", "loose") == 1
+    assert ledger.attempt_number([*past, Attempt("D", "pass", "strict")], "E", "strict") == 1
+
+
+def test_another_draw_is_another_attempt():
+    assert ledger.attempt_key("a" * 64, "r") == ledger.attempt_key("a" * 64, "r", "")
+    keys = {ledger.attempt_key("a" * 64, "r", draw) for draw in ("", "seed 0", "seed 1")}
+    assert len(keys) == 3

@@ -88,11 +88,23 @@ def test_attempts_are_counted_before_they_are_made_or_not_at_all(
 
 def test_a_pass_is_among_the_attempts(tracker: Tracker, kept: Keep) -> None:
     record, folder = kept(stage="release")
-    record = record.model_copy(update={"ledger": "tracker", "attempt": 1})
-    held_out = record.splits.held_out.sha256
+    held_out = "c" * 64
+    split = record.splits.held_out.model_copy(update={"population": held_out})
+    changes = {"ledger": "tracker", "attempt": 1, "attempt_key": "one"}
+    splits = record.splits.model_copy(update={"held_out": split})
+    record = record.model_copy(update={**changes, "splits": splits})
     if tracker.reserve(record.model, held_out=held_out, key="one") is None:
         return
     tracker.log(record, folder)
     found = tracker.reserve(record.model, held_out=held_out, key="two")
     assert found is not None
     assert sorted(str(attempt.outcome) for attempt in found) == ["None", "None", "pass"]
+    assert [a.demands for a in found if a.outcome == "pass"] == [record.policy.demands]
+
+
+def test_attempts_are_those_on_the_newest_set(tracker: Tracker) -> None:
+    assert list(tracker.attempts("digits-cnn")) == []
+    for held_out, key in (("a", "one"), ("b", "two"), ("a", "three"), ("b", "four")):
+        if tracker.reserve("digits-cnn", held_out=held_out * 64, key=key) is None:
+            return
+    assert [attempt.key for attempt in tracker.attempts("digits-cnn")] == ["two", "four"]
