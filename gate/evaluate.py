@@ -17,6 +17,7 @@ from gate.errors import BaselineError, EvaluationError, RecordError
 from gate.metrics import Metric
 from gate.policy import ExpectFp32
 from gate.records import Array, Baseline, Batch, Evaluation, Rows, Split
+from gate.stopping import chance
 from gate.tasks import BoundTask
 
 Give = Callable[[Batch], Mapping[str, Array]]
@@ -25,7 +26,6 @@ SAMPLE = 320
 """Examples whose raw INT8 outputs are kept: 299 without a flip prove that less than 1 % flip."""
 _OPENING = 64
 _NAMED = 5
-_FAR = 3.3
 _DUST = 1e-12
 """So that 0.98 lies within 0.02 of 0.96."""
 
@@ -235,8 +235,8 @@ def demand_baseline(
     for name, value in expected.metrics.items():
         metric = metrics[name]
         measured = metric.summarize(evaluation.fp32[metric.observation])
-        chance = _chance(measured, len(evaluation.ids), total)
-        if not abs(measured - value) <= expected.within + chance + _DUST:
+        off = chance(measured, len(evaluation.ids), total)
+        if not abs(measured - value) <= expected.within + off + _DUST:
             raise BaselineError(
                 f"FP32 {name} is {measured:.4f} on the held-out data, and the policy expects "
                 f"{value:.4f} within {expected.within}: preprocessing, class order or data differ "
@@ -246,13 +246,6 @@ def demand_baseline(
             Baseline(metric=name, expected=value, measured=measured, within=expected.within)
         )
     return tuple(checks)
-
-
-def _chance(share: float, seen: int, total: int | None) -> float:
-    """What a sample of `seen` of `total` examples may put a share off."""
-    if total is None or seen >= total or not 0 <= share <= 1:
-        return 0.0
-    return _FAR * math.sqrt(max(share * (1 - share), 1 / seen) / seen * (1 - seen / total))
 
 
 # ── rows.npz ──────────────────────────────────────────────────────────────────────────────

@@ -72,7 +72,7 @@ def facts(record: GateRecord) -> tuple[tuple[str, str], ...]:
         ("Held-out", _split(splits.held_out) + _seen_of(record)),
         *([("Calibration", _split(splits.calibration))] if splits.calibration else []),
         *(_seen(record) if not record.attested else ()),
-        ("FP32 check", _baseline(record.baseline)),
+        ("FP32 check", _baseline(record)),
         *([("Lost where", _lost(record.costs))] if record.costs else []),
         ("Judged", _judged(record)),
         ("Ran on", _machine(record)),
@@ -192,17 +192,21 @@ def _why_large(int8: Int8Info, ratio: float) -> str:
     return f"; {wording.size(floats.bytes)} of it are weights that stay FP32: {names}"
 
 
-def _baseline(checks: tuple[Baseline, ...]) -> str:
-    return "; ".join(map(_check, checks)) if checks else "NOT CHECKED (expect_fp32: unknown)"
+def _baseline(record: GateRecord) -> str:
+    if not record.baseline:
+        return "NOT CHECKED (expect_fp32: unknown)"
+    return "; ".join(_check(check, partly=record.stopped is not None) for check in record.baseline)
 
 
-def _check(check: Baseline) -> str:
+def _check(check: Baseline, *, partly: bool) -> str:
     unit = wording.unit_of(check.metric)
     measured, expected = (
         wording.amount(value, "value", unit) for value in (check.measured, check.expected)
     )
     within = wording.amount(check.within, "drop", unit, limit=True)
-    verdict = "as" if abs(check.measured - check.expected) <= check.within else "NOT as"
+    near = abs(check.measured - check.expected) <= check.within
+    # only a FAIL stops before FP32 is sure
+    verdict = "as" if near else "so far not as" if partly else "NOT as"
     name = wording.metric_name(check.metric)
     return f"{name} {measured}, {verdict} training reported ({expected} ± {within})"
 

@@ -211,7 +211,14 @@ def _order(
         return held_out, None
     order = data.shuffled(held_out, judge.seed)
     whole = without_rows(order)
-    return order, Watch(judge.budgets, metrics, whole, alpha=alpha, fail_alpha=run.policy.alpha)
+    return order, Watch(
+        judge.budgets,
+        metrics,
+        whole,
+        alpha=alpha,
+        fail_alpha=run.policy.alpha,
+        expected=judge.expect_fp32,
+    )
 
 
 def _process(run: Run, subject: Subject, batches: Sequence[Batch]) -> ProcessInfo:

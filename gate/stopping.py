@@ -1,23 +1,27 @@
 """Whether the evidence suffices before every example is seen: an e-process for every budget.
 
 Examples come in a seeded shuffle. After each batch every budget's e-process is looked at, on every
-slice that it is about. Evaluation ends when all budgets that must be proven are, or when one is
-proven violated, counted for all of them (a union bound), so that a FAIL always names its budget.
+slice that it is about. Evaluation ends when one is proven violated, counted for all of them (a
+union bound), so that a FAIL always names its budget; or when all budgets that must be proven are.
+That second end waits for what a full evaluation would have caught: for each slice that only must
+not be harmed until it is proven or seen whole, and for FP32 until it is clearly what was expected.
 """
 
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 
 from gate.judgeable import is_clustered
 from gate.metrics import ArtifactMetric, Metric
-from gate.policy import Budget
+from gate.policy import Budget, ExpectFp32
 from gate.records import Evaluation, Rows
 from gate.slices import samples
 from gate.statistics import sequential
 
+_FAR = 3.3
 Key = tuple[str, str | None]
 """A budget's id, and the label of a slice."""
 
@@ -58,6 +62,12 @@ class _Test:
     def seen(self) -> int:
         return int(self.cells.sum())
 
+    def is_settled(self, alpha: float) -> bool:
+        """Proven; or, where that is not asked for, seen whole: harm would be known."""
+        if sequential.p_value(self.log_pass) <= alpha:
+            return True
+        return self.budget.require != "proof" and self.seen == self.total
+
     def look(self) -> None:
         log_pass, log_fail = log_e(self.budget, self.cells, self.total)
         self.log_pass = max(self.log_pass, log_pass)
@@ -89,6 +99,48 @@ def unstoppable(budget: Budget, *, proportion: bool, artifact: bool) -> str | No
     )
 
 
+class _Baseline:
+    """Whether FP32 is what training reported, beyond what chance could hide in a part."""
+
+    def __init__(
+        self,
+        expected: ExpectFp32 | Literal["unknown"],
+        metrics: Mapping[str, Metric | ArtifactMetric],
+        total: int,
+    ) -> None:
+        self._expected = None if expected == "unknown" else expected
+        named = {} if self._expected is None else self._expected.metrics
+        self._metrics = {name: metrics[name] for name in named}
+        self._total, self._seen = total, 0
+        self._hits = dict.fromkeys(named, 0)
+
+    def take(self, part: Evaluation) -> None:
+        self._seen += len(part.ids)
+        for name, metric in self._metrics.items():
+            if isinstance(metric, Metric) and metric.per_example is not None:
+                self._hits[name] += int(np.sum(metric.per_example(part.fp32[metric.observation])))
+
+    @property
+    def is_met(self) -> bool:
+        return self._expected is None or all(map(self._holds, self._expected.metrics))
+
+    def _holds(self, name: str) -> bool:
+        metric = self._metrics[name]
+        assert self._expected is not None
+        if not isinstance(metric, Metric) or metric.per_example is None:
+            return False
+        share = self._hits[name] / max(self._seen, 1)
+        room = self._expected.within - abs(share - self._expected.metrics[name])
+        return chance(share, self._seen, self._total) <= room
+
+
+def chance(share: float, seen: int, total: int | None) -> float:
+    """What a share of the first `seen` of `total` examples may be off: 3.3 standard errors."""
+    if total is None or seen >= total or not 0 <= share <= 1:
+        return 0.0
+    return _FAR * math.sqrt(max(share * (1 - share), 1 / seen) / seen * (1 - seen / total))
+
+
 class Watch:
     """Looks at the evidence after each batch."""
 
@@ -100,8 +152,10 @@ class Watch:
         *,
         alpha: float,
         fail_alpha: float,
+        expected: ExpectFp32 | Literal["unknown"] = "unknown",
     ) -> None:
         """Lay down the tests of all budgets; `whole` has every example's slices and no rows."""
+        self._baseline = _Baseline(expected, metrics, len(whole.ids))
         self._metrics = metrics
         self._alphas = alpha, fail_alpha
         self._tests: dict[Key, _Test] = {}
@@ -117,6 +171,7 @@ class Watch:
 
     def __call__(self, part: Evaluation) -> str | None:
         """Take in a batch; why evaluation may end here, or None."""
+        self._baseline.take(part)
         for budget in self._budgets:
             metric = self._metrics[budget.metric]
             assert isinstance(metric, Metric)
@@ -142,9 +197,9 @@ class Watch:
         worst = max(tests, key=lambda test: test.log_fail)
         if len(tests) * sequential.p_value(worst.log_fail) <= fail_alpha:
             return f"budget {worst.budget.id} was proven violated"
-        must = [test for test in tests if test.budget.require == "proof"]
-        proven = all(sequential.p_value(test.log_pass) <= alpha for test in must)
-        if self._can_pass and must and proven:
+        must = any(test.budget.require == "proof" for test in tests)
+        held_back = any(not test.is_settled(alpha) for test in tests)
+        if self._can_pass and must and not held_back and self._baseline.is_met:
             return "every budget that needs proof was proven"
         return None
 

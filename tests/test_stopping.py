@@ -8,10 +8,10 @@ from support.pairs import ACCURACY, FLIPS, LOG_LOSS, evaluation
 
 from gate.compare import compare_budgets
 from gate.decide import decide
-from gate.policy import Budget
+from gate.policy import Budget, ExpectFp32
 from gate.records import Evaluation
 from gate.statistics import exact, sequential
-from gate.stopping import Watch, log_e, unstoppable
+from gate.stopping import Watch, chance, log_e, unstoppable
 
 METRICS = {"accuracy": ACCURACY, "prediction_flips": FLIPS}
 
@@ -160,3 +160,58 @@ def test_metrics_without_budgets_are_no_part_of_it():
     watch = Watch([budget(max_drop=0.1)], METRICS | {"log_loss": LOG_LOSS}, found, alpha=0.05,
                   fail_alpha=0.05)  # fmt: skip
     assert watch(dataclasses.replace(part(found, 0, 400))) is not None
+
+
+# ── what a full evaluation would have caught ──────────────────────────────────────────────
+
+
+def with_rare_slice(harmed):
+    """10,000 examples, 200 of them of a slice of which `harmed` are lost."""
+    fp32, int8 = np.ones(10_000), np.ones(10_000)
+    int8[:harmed] = 0
+    where = np.where(np.arange(10_000) < 200, "rare", "common")
+    order = np.random.default_rng(0).permutation(10_000)
+    return evaluation(fp32[order], int8[order], {"s": where[order]})
+
+
+def test_a_harmed_slice_fails_as_it_does_when_all_is_read():
+    budgets = [budget(max_drop=0.02), budget(max_drop=0.05, each="s")]
+    done, why, _, verdict = run(with_rare_slice(70), budgets)
+    assert verdict.outcome == "fail"
+    assert done == 10_000 or "violated" in why
+
+
+def test_a_sound_slice_holds_it_back_until_it_is_proven_or_seen():
+    budgets = [budget(max_drop=0.02), budget(max_drop=0.05, each="s")]
+    done, _, _, verdict = run(with_rare_slice(0), budgets)
+    assert verdict.outcome == "pass"
+    alone, *_ = run(with_rare_slice(0), budgets[:1])
+    assert alone < done
+
+
+def expecting(found, accuracy, within=0.02):
+    """Examples read until it stops, where training reported so much."""
+    expected = ExpectFp32.model_validate({"accuracy": accuracy, "within": within})
+    watch = Watch(
+        [budget(max_drop=0.05)], METRICS, found, alpha=0.05, fail_alpha=0.05, expected=expected
+    )
+    for start in range(0, len(found.ids), 64):
+        if watch(part(found, start, min(start + 64, len(found.ids)))):
+            return min(start + 64, len(found.ids))
+    return None
+
+
+def test_fp32_has_to_be_what_was_expected_before_it_stops():
+    right = np.ones(10_000)
+    right[:1000] = 0
+    right = right[np.random.default_rng(3).permutation(10_000)]
+    found = evaluation(right, right)
+    assert expecting(found, 0.96) is None
+    assert expecting(found, 0.90) < 5000
+    assert expecting(found, 0.90, within=0.004) > expecting(found, 0.90)
+
+
+def test_chance_shrinks_with_what_was_seen():
+    assert chance(0.9, 100, 1000) > chance(0.9, 400, 1000) > chance(0.9, 999, 1000) > 0
+    assert chance(0.9, 1000, 1000) == chance(0.9, 10, None) == 0
+    assert chance(1.0, 100, 1000) > 0  # nothing wrong so far is no proof

@@ -148,6 +148,12 @@ def _history(plan: Plan, history: History) -> str:
 
 
 def _early(plan: Plan, setting: Setting) -> tuple[str, ...]:
+    waits = any(one.question.budget.require != "proof" for one in plan.budgets)
+    if setting.early and plan.may_stop_early and waits:
+        return (
+            "Stopping early waits for every slice that only must not be harmed, until it is proven "
+            "or seen whole: small slices leave little to save.",
+        )
     if plan.may_stop_early or all(one.question.kind == "exact" for one in plan.budgets):
         return ()
     why = "examples share units" if setting.clustered else "a metric here is no proportion"
