@@ -50,10 +50,13 @@ def decide(
         raise EvaluationError("no budget was measured, so nothing can be decided: name a budget")
     harms, errors = _adjusted(measured), (alpha, fail_alpha or alpha)
     family = sum(map(_is_sampled, measured))
+    blind = not any(_is_looked_at(one) for one in measured)
     findings = tuple(
         _point(one, alpha) if point else _warned(_finding(one, harm, errors), one, errors, family)
         for one, harm in zip(measured, harms, strict=True)
     )
+    if blind:
+        findings = tuple(one.model_copy(update={"blocking": True}) for one in findings)
     return Verdict(outcome=_overall(findings), findings=findings)
 
 
@@ -105,6 +108,11 @@ def _is_sampled(one: Measured) -> bool:
     return found is not None and found.method != _EXACT and _is_judged(one.budget, found)
 
 
+def _is_looked_at(one: Measured) -> bool:
+    """Whether anything could come of it: a slice below `min_examples` is listed and no more."""
+    return one.comparison is None or not _is_small(one.budget, one.comparison)
+
+
 def _is_judged(budget: Budget, found: Comparison) -> bool:
     return _why_undefined(found) is None and not _is_small(budget, found)
 
@@ -116,7 +124,9 @@ def _finding(one: Measured, harm: float, errors: tuple[float, float]) -> Finding
     possible = _provable(one, errors[0]) if unproven else None
     if possible is not None:
         reason += _could(one, possible)
-    blocks = outcome == "fail" or unproven
+    # `min_examples` is for slices: a whole set that is too small judges nothing
+    unjudged = found is not None and one.slice is None and _is_small(one.budget, found)
+    blocks = outcome == "fail" or unproven or unjudged
     return Finding(
         budget=one.budget.id,
         slice=one.slice,

@@ -40,7 +40,7 @@ def _unsupported_artifact(budget: Budget) -> str | None:
     if budget.threshold in ("max_drop", "max_relative_drop"):
         return (
             f"`{budget.threshold}` of {budget.metric} means nothing: it is one number of the whole "
-            "model; write `at_least`, `at_most`, or `max_ratio` for the size"
+            "model; write `at_least`, `at_most` or `max_ratio`"
         )
     return None
 

@@ -160,6 +160,9 @@ def _budget(
         held_up = unstoppable(budget, proportion=kind.proportion, artifact=kind.artifact)
         if held_up is not None:
             yield loaded.mark(*loc, "metric"), held_up
+    if kind.artifact and budget.min_examples > 1:
+        text = f"{budget.metric} is no metric of examples, so they have no least number; delete it"
+        yield loaded.key_mark(*loc, "min_examples"), text
     problem = _out_of_range(budget, kind)
     if problem is not None:
         yield loaded.mark(*loc, budget.threshold), problem
@@ -175,8 +178,18 @@ def _out_of_range(budget: Budget, kind: _Kind) -> str | None:
         )
     if budget.threshold not in ("at_least", "at_most"):
         return None
+    return _no_value(budget, kind, what)
+
+
+def _no_value(budget: Budget, kind: _Kind, what: str) -> str | None:
+    """Why a limit on the value itself is none that a model could be on either side of."""
+    share = kind.is_share
     if share and not 0 <= budget.limit <= 1:
         return f"{what} is a share, from 0 to 1, not {budget.limit:g}" + _percent(budget.limit)
+    if share and (budget.threshold, budget.limit) in (("at_least", 0.0), ("at_most", 1.0)):
+        return f"{what}, a share, is met by every model at {budget.limit:g}"
+    if not kind.artifact and budget.threshold == "at_most" and budget.limit < 0:
+        return f"{what} is never below 0, so {budget.limit:g} can not be met"
     if budget.metric in PROCESS_METRICS and budget.limit <= 0:
         return f"{what} is in {_UNITS[budget.metric]}, above 0, not {budget.limit:g}"
     if budget.metric == "size" and budget.limit < 0:
@@ -195,6 +208,12 @@ def _expected(loaded: LoadedPolicy, task: Task, expected: ExpectFp32) -> Iterato
         problem = _not_fp32(task, metric)
         if problem is not None:
             yield loaded.key_mark(*loc), problem
+        elif loaded.policy.judge.stopping == "early" and not task.proportion(metric):
+            text = (
+                f"{metric} is no proportion of examples, so a part of them does not show whether "
+                "FP32 is as expected: expect accuracy, or write `stopping: full`"
+            )
+            yield loaded.key_mark(*loc), text
         elif task.share(metric) and not 0 <= value <= 1:
             text = f"{metric} is a share, from 0 to 1, not {value:g}{_percent(value)}"
             yield loaded.mark(*loc), text

@@ -473,3 +473,22 @@ def test_slices_too_many_and_too_small_to_ever_fail_are_warned_of():
     assert "WARNING: 3 examples can never FAIL it, at α / 20, even if all are lost" in told.reason
     few = judged([each], evaluation(fp32, int8, {"g": np.arange(60) % 3}))
     assert "WARNING" not in few.findings[0].reason
+
+
+# ── nothing judged is nothing proven ──────────────────────────────────────────────────────
+
+
+def test_a_whole_set_below_its_least_number_blocks():
+    (finding,) = judged(
+        [budget(max_drop=0.01, min_examples=5000, require="no_proven_harm")],
+        evaluation(*table(900, 60, 0, 40)),
+    ).findings
+    assert (finding.outcome, finding.blocking) == ("inconclusive", True)
+
+
+def test_a_verdict_of_which_nothing_was_judged_is_no_pass():
+    slices = {"g": np.arange(1000) % 10}
+    each = budget(max_drop=0.01, each="g", min_examples=101)
+    found = evaluation(*table(1000, 0, 0, 0), slices)
+    assert judged([each], found).outcome == "inconclusive"
+    assert judged([each, budget(max_drop=0.01)], found).outcome == "pass"

@@ -220,3 +220,33 @@ def test_keys_are_described_as_in_the_code() -> None:
     assert [(n, k) for n, k, v in keys if "description" not in v and "$ref" not in v] == []
     recipe = definitions["Recipe"]["anyOf"][1]["properties"]
     assert recipe["per_channel"]["description"].startswith("One scale per output channel")
+
+
+# ── limits without a meaning ──────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("budget", "said"),
+    [
+        ("{metric: auroc, at_least: 0}", "met by every model at 0"),
+        ("{metric: int8_share, at_least: 0}", "met by every model at 0"),
+        ("{metric: ece, at_most: 1}", "met by every model at 1"),
+        ("{metric: log_loss, at_most: -1}", "never below 0"),
+        ("{metric: latency_p50, max_ratio: 0.5, min_examples: 9}", "no metric of examples"),
+        ("{metric: latency_p50, max_drop: 0.5}", "or `max_ratio`"),
+    ],
+)
+def test_limits_without_a_meaning_are_told(budget: str, said: str) -> None:
+    Path("bad.yaml").write_text(GOOD.replace("{metric: size, max_ratio: 0.5}", budget))
+    (line, *_), code = check([Path("bad.yaml")])
+    assert code == 2
+    assert line.text.startswith("bad.yaml:10:")
+    assert said in line.text
+
+
+def test_a_part_does_not_show_whether_f1_is_as_expected() -> None:
+    early = GOOD.replace("{accuracy: 0.96", "{f1_macro: 0.96") + "  stopping: early\n"
+    Path("bad.yaml").write_text(early)
+    (line, *_), code = check([Path("bad.yaml")])
+    assert code == 2
+    assert "f1_macro is no proportion of examples, so a part" in line.text
