@@ -1,8 +1,9 @@
 """Budgets judged over independent units: by the jackknife, or by the worst case.
 
 The jackknife takes any metric, and proportions whose examples share a unit. Where too few units
-changed for it, only their number counts: if all of them changed for the worst, how far could the
-metric have moved?
+changed for it, only their number proves that there is no harm: if all of them changed for the
+worst, how far could the metric have moved? Harm itself is proven there where the jackknife and the
+sign test over the changed units agree.
 """
 
 import math
@@ -15,8 +16,12 @@ import numpy as np
 from gate.metrics import Metric
 from gate.pairs import ASYMPTOTIC, UNDEFINED, Draft, Fields, Method, Pair, Pairs
 from gate.policy import Budget
-from gate.records import Array
+from gate.records import Array, Rows
 from gate.statistics import jackknife
+
+_MOST = 400
+"""Units whose sign is looked at: they sort by name, which says nothing of their change."""
+_SAME = 1e-12
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,13 +107,11 @@ def _enough(pairs: Pairs, changed: Array) -> bool:
 
 def _jackknife(pairs: Pairs, question: _Question) -> Draft | None:
     """None where nothing spreads, so that it would be too sure of itself."""
-    with np.errstate(divide="ignore", invalid="ignore"):
-        replicates = np.asarray(question.theta(*pairs.replicates), dtype=np.float64)
-    estimate = jackknife.Estimate(float(question.theta(*pairs.values)), replicates)
+    estimate = _estimate(pairs, question)
     if not estimate.defined:
         note = (
-            f"{pairs.metric.name} is undefined without some of its {replicates.size} groups of "
-            "examples: they hold all there is of a class"
+            f"{pairs.metric.name} is undefined without some of its {estimate.replicates.size} "
+            "groups of examples: they hold all there is of a class"
         )
         return Draft(question.fields | {"degradation": None, "method": UNDEFINED, "note": note})
     if estimate.se == 0:
@@ -121,8 +124,50 @@ def _jackknife(pairs: Pairs, question: _Question) -> Draft | None:
     return Draft(question.fields | {"note": ASYMPTOTIC}, method)
 
 
+def _estimate(pairs: Pairs, question: _Question) -> jackknife.Estimate:
+    with np.errstate(divide="ignore", invalid="ignore"):
+        replicates = np.asarray(question.theta(*pairs.replicates), dtype=np.float64)
+    return jackknife.Estimate(float(question.theta(*pairs.values)), replicates)
+
+
+def _harm(pairs: Pairs, question: _Question, changed: Array) -> float:
+    """p-value against "within the limit" where few units changed; 1 where that is undefined.
+
+    The larger of the jackknife's and the sign test's, for a drop; a value has no other side to
+    hold signs against. Where nothing spreads the sign test stands alone.
+    """
+    estimate = _estimate(pairs, question)
+    if not estimate.defined or not estimate.value > question.bound:
+        return 1.0
+    own = jackknife.p_values(estimate, question.bound)[1] if estimate.se > 0 else 0.0
+    units = np.unique(pairs.unit_of[changed])
+    worse, better = (len(units), 0) if question.of_flaws else _signs(pairs, question, units)
+    return max(own, _sign_test(worse, better))
+
+
+def _signs(pairs: Pairs, question: _Question, units: Array) -> tuple[int, int]:
+    """Changed units without whose change θ would be smaller, and larger."""
+    reference, now = pairs.values
+    assert reference is not None
+    whole = float(question.theta(reference, now))
+    apart = []
+    for unit in units[:_MOST]:
+        kept = pairs.unit_of == unit
+        mended = np.where(kept[:, np.newaxis], pairs.fp32.values, pairs.int8.values)
+        value = pairs.metric.summarize(Rows(mended))
+        apart.append(whole - float(question.theta(reference, value)))
+    return sum(gap > _SAME for gap in apart), sum(gap < -_SAME for gap in apart)
+
+
+def _sign_test(worse: int, better: int) -> float:
+    """P(at least so many are worse), if each were as likely better; 1 without any."""
+    from scipy.special import bdtr
+
+    return float(bdtr(better, worse + better, 0.5)) if worse + better else 1.0
+
+
 def _worst_case(pairs: Pairs, question: _Question, changed: Array) -> Draft:
-    """Nothing proves harm; nothing but the number of changed units proves its absence."""
+    """Nothing but the number of changed units proves that there is no harm."""
     units = int(pairs.unit_of.max()) + 1
     count = len(np.unique(pairs.unit_of[changed]))
     reach = _reach(pairs, units, of_flaws=question.of_flaws) * question.scale
@@ -134,7 +179,8 @@ def _worst_case(pairs: Pairs, question: _Question, changed: Array) -> Draft:
         return question.told((question.rest + low, question.rest + high))
 
     def p_values(_pass: float, _fail: float) -> Pair:
-        return jackknife.worst_case_p(count, units, reach, spare), 1.0
+        p_pass = jackknife.worst_case_p(count, units, reach, spare)
+        return p_pass, _harm(pairs, question, changed)
 
     what = "have a flaw" if question.of_flaws else "changed"
     note = f"{jackknife.WORST_CASE}: {count:,} of {units:,} {_noun(pairs)} {what}"

@@ -264,3 +264,42 @@ def test_villains_of_one_example_never_pass(cells):
     for fields in ({"max_drop": 0.01}, {"max_relative_drop": 0.01}, {"at_least": 0.9}):
         assert judged(found, metric="accuracy", **fields)[1].outcome != "pass"
     assert not math.isnan(judged(found, metric="accuracy", max_drop=0.01)[0].p_pass)
+
+
+# ── harm where few units changed ──────────────────────────────────────────────────────────
+
+
+def test_most_units_lost_is_harm_however_few_they_are():
+    comparison, verdict = judged(clustered(40, 25, 29), metric="accuracy", max_drop=0.05)
+    assert comparison.method == jackknife.WORST_CASE
+    assert verdict.outcome == "fail"
+    comparison, verdict = judged(clustered(40, 25, 29), metric="accuracy", at_least=0.9)
+    assert verdict.outcome == "fail"
+    comparison, verdict = judged(clustered(40, 25, 40), metric="accuracy", max_drop=0.05)
+    assert verdict.outcome == "fail"  # nothing spreads, and all signs agree
+
+
+@pytest.mark.parametrize("name", ["recall_macro", "f1_macro", "balanced_accuracy"])
+def test_a_class_that_is_lost_is_harm(name):
+    targets = np.repeat([0, 1], [471, 29])
+    found, metrics = labels(targets, np.zeros(500, dtype=int), targets)
+    comparison, verdict = judged(found, metrics=metrics, metric=name, max_drop=0.05)
+    assert comparison.method == jackknife.WORST_CASE
+    assert verdict.outcome == "fail"
+
+
+def test_changes_both_ways_are_no_harm():
+    fp32, int8, targets = release(1000, 16, worse=0.5)
+    found, metrics = labels(fp32, int8, targets)
+    comparison, _ = judged(found, metrics=metrics, metric="f1_macro", max_drop=0.0001)
+    assert comparison.p_fail > 0.2
+
+
+@pytest.mark.parametrize(("units", "rate"), [(40, 0.3), (300, 0.05)])
+def test_at_the_limit_few_changes_rarely_fail(units, rate):
+    fails = 0
+    for _ in range(300):
+        lost = int(RNG.binomial(units, rate))
+        comparison, _ = judged(clustered(units, 2, lost), metric="accuracy", max_drop=rate)
+        fails += comparison.p_fail <= 0.05
+    assert fails <= 300 * 0.05 + 3 * math.sqrt(300 * 0.05 * 0.95)
