@@ -1,6 +1,8 @@
 """`gate judge`: decide again from a record, running no model."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import NoReturn
 
 from gate import artifact, tasks
 from gate.commands.report import load_record, record_file
@@ -12,12 +14,23 @@ from gate.judgeable import unsupported
 from gate.metrics import ARTIFACT_METRICS, MODEL_METRICS, PROCESS_METRICS, Metric
 from gate.policy import Policy
 from gate.policy_file import LoadedPolicy, load_policy
+from gate.policy_file import digest as policy_digest
 from gate.preflight import preflight
-from gate.records import Evaluation, GateRecord, PolicySource, Verdict
-from gate.statistics import ledger
+from gate.records import (
+    Comparison,
+    Evaluation,
+    Finding,
+    GateRecord,
+    Measured,
+    PolicySource,
+    Verdict,
+)
+from gate.statistics import exact, ledger
 
 _NAMED = 5
 _DUST = 1e-12
+_NEAR = 1e-6
+_DECIDING = ("reference", "int8", "degradation", "p_pass", "p_fail")
 
 
 def judge(path: Path, policy: str | None = None) -> GateRecord:
@@ -29,10 +42,11 @@ def judge(path: Path, policy: str | None = None) -> GateRecord:
             numbers give.
         BaselineError: FP32 is not what the policy expects.
     """
-    record = rejudge(load_record(path))
-    if policy is None:
-        return record
-    return judge_by(load_policy(policy), record, record_file(path).with_name("rows.npz"))
+    record = load_record(path)
+    rows = record_file(path).with_name("rows.npz")
+    demand_untouched(record, rows if rows.is_file() else None)
+    record = rejudge(record)
+    return record if policy is None else judge_by(load_policy(policy), record, rows)
 
 
 def judge_by(loaded: LoadedPolicy, record: GateRecord, rows: Path) -> GateRecord:
@@ -57,21 +71,9 @@ def judge_by(loaded: LoadedPolicy, record: GateRecord, rows: Path) -> GateRecord
     evaluation = _rows(rows, record)
     metrics = _metrics(loaded.policy, evaluation)
     baseline = demand_baseline(loaded.policy.judge.expect_fp32, evaluation, metrics)
-    artifacts = record.process.numbers
-    if not record.attested:
-        models = record.candidate, record.int8
-        artifacts |= {name: metric.measure(*models) for name, metric in ARTIFACT_METRICS.items()}
     policy = record.policy.model_copy(update={"judge": loaded.policy.judge})
     alpha = ledger.alpha_of_attempt(policy.alpha, record.attempt or 1)
-    measured = compare_budgets(
-        policy.judge.budgets,
-        evaluation,
-        {**metrics, **MODEL_METRICS},
-        artifacts,
-        alpha,
-        fail_alpha=policy.alpha,
-        rounds=record.process.rounds,
-    )
+    measured = _measured(record, policy, evaluation, metrics)
     return record.model_copy(
         update={
             "policy": policy,
@@ -84,6 +86,97 @@ def judge_by(loaded: LoadedPolicy, record: GateRecord, rows: Path) -> GateRecord
             ),
             "provenance": record.provenance.model_copy(update={"policy_sha256": loaded.sha256}),
         }
+    )
+
+
+def _measured(
+    record: GateRecord, policy: Policy, evaluation: Evaluation, metrics: Mapping[str, Metric]
+) -> tuple[Measured, ...]:
+    """A policy's budgets on the stored rows, and on what else the record holds."""
+    artifacts = record.process.numbers
+    if not record.attested:
+        models = record.candidate, record.int8
+        artifacts |= {name: metric.measure(*models) for name, metric in ARTIFACT_METRICS.items()}
+    return compare_budgets(
+        policy.judge.budgets,
+        evaluation,
+        {**metrics, **MODEL_METRICS},
+        artifacts,
+        ledger.alpha_of_attempt(policy.alpha, record.attempt or 1),
+        fail_alpha=policy.alpha,
+        rounds=record.process.rounds,
+    )
+
+
+# ── a record against itself ───────────────────────────────────────────────────────────────
+
+
+def demand_untouched(record: GateRecord, rows: Path | None) -> None:
+    """Show that a record's numbers go together, with each other and with the rows beside it.
+
+    It guards against an edited record, not against one that was made up with its rows.
+
+    Raises:
+        RecordError: they do not; says which.
+    """
+    if policy_digest(record.policy) != record.provenance.policy_sha256:
+        _refuse(record, "its policy is not the one that it was judged by")
+    if record.examples_total != record.splits.held_out.examples:
+        _refuse(record, "it does not tell how many examples there were")
+    stored = [finding.comparison for finding in record.verdict.findings]
+    if rows is None:
+        again = [_by_its_table(record, finding) for finding in record.verdict.findings]
+    else:
+        evaluation = _rows(rows, record)
+        if len(evaluation.ids) != record.examples_evaluated:
+            _refuse(record, "it does not tell how many examples were evaluated")
+        if record.policy.judge.stopping == "early":
+            return  # what was seen on the way is not kept
+        metrics = _metrics(record.policy, evaluation)
+        measured = _measured(record, record.policy, evaluation, metrics)
+        again = [one.comparison for one in measured]
+    if len(stored) != len(again) or not all(map(_agree, stored, again)):
+        _refuse(record, "its comparisons are not what its examples give")
+
+
+def _by_its_table(record: GateRecord, finding: Finding) -> Comparison | None:
+    """An exact test's p-values from the paired table that it rests on; else as they stand."""
+    found = finding.comparison
+    if found is None or found.counts is None or found.method != exact.METHOD:
+        return found
+    limit = next(b.limit for b in record.policy.judge.budgets if b.id == finding.budget)
+    table = found.counts
+    p_pass, p_fail = exact.p_values(
+        table.lost,
+        table.gained,
+        table.n,
+        limit,
+        alpha_pass=record.alpha,
+        alpha_fail=record.policy.alpha / _family(record),
+    )
+    return found.model_copy(update={"p_pass": p_pass, "p_fail": p_fail})
+
+
+def _family(record: GateRecord) -> int:
+    """Tests that share the error of a FAIL."""
+    found = (finding.comparison for finding in record.verdict.findings)
+    return max(1, sum(c is not None and c.p_fail is not None and c.n > 0 for c in found))
+
+
+def _agree(stored: Comparison | None, again: Comparison | None) -> bool:
+    if stored is None or again is None:
+        return stored is again
+    pairs = ((getattr(stored, name), getattr(again, name)) for name in _DECIDING)
+    return all(
+        one is other or (None not in (one, other) and abs(one - other) <= _NEAR)
+        for one, other in pairs
+    )
+
+
+def _refuse(record: GateRecord, why: str) -> NoReturn:
+    raise RecordError(
+        f"record {record.id} was changed after it was written, or written by another version of "
+        f"gate: {why}. Do not release on it; run the gate again"
     )
 
 

@@ -1,22 +1,27 @@
 """A verdict can be decided again from its record, and a changed one is found out."""
 
 import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+from support.project import WIDE_RANGE, Project
 
 from gate.commands.judge import judge, rejudge
 from gate.commands.report import render
 from gate.errors import RecordError, UsageError
+from gate.pipeline import run_gate
 from gate.records import GateRecord
 
 KINDS = ["pass", "fail", "inconclusive", "undefined"]
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_same_numbers_give_the_same_verdict(make_record, kind, tmp_path):
+def test_the_same_numbers_give_the_same_verdict(make_record, kind):
     record = make_record(kind)
-    (tmp_path / "record.json").write_text(render(record, "json"))
-    again = judge(tmp_path)
+    again = rejudge(GateRecord.model_validate_json(render(record, "json")))
     assert again.verdict.outcome == record.verdict.outcome
     assert again.exit_code == record.exit_code
     assert again == rejudge(again)
@@ -60,3 +65,81 @@ def test_a_budget_without_a_finding_does_not_pass(make_record):
 def test_no_record(tmp_path):
     with pytest.raises(UsageError):
         judge(tmp_path / "record.json")
+
+
+# ── a record that somebody edited ─────────────────────────────────────────────────────────
+
+
+@pytest.fixture(scope="module")
+def failed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a release that failed."""
+    folder = tmp_path_factory.mktemp("failed")
+    project = Project(folder)
+    run_gate(project.policy, WIDE_RANGE, tracker="none", out=folder / "out", threads=1)
+    return folder / "out"
+
+
+def passed(fields: dict[str, Any]) -> None:
+    fields["verdict"]["outcome"] = "pass"
+    for finding in fields["verdict"]["findings"]:
+        finding |= {"outcome": "pass", "blocking": False}
+        finding["comparison"] |= {"p_pass": 0.0, "p_fail": 1.0}
+
+
+def observed(fields: dict[str, Any]) -> None:
+    fields["policy"]["judge"]["mode"] = "observe"
+
+
+def loosened(fields: dict[str, Any]) -> None:
+    passed(fields)
+    fields["policy"]["judge"]["budgets"][0]["max_drop"] = 0.5
+
+
+def milder(fields: dict[str, Any]) -> None:
+    passed(fields)
+    for finding in fields["verdict"]["findings"]:
+        finding["comparison"]["counts"] |= {"lost": 1, "gained": 0}
+
+
+def shortened(fields: dict[str, Any]) -> None:
+    fields["examples_total"] = fields["examples_evaluated"] = 900
+
+
+@pytest.mark.parametrize("change", [passed, observed, loosened, shortened])
+@pytest.mark.parametrize("with_rows", [True, False])
+def test_an_edited_record_is_found_out(
+    failed: Path, tmp_path: Path, change: Callable[[dict[str, Any]], None], with_rows: bool
+) -> None:
+    fields = json.loads((failed / "record.json").read_text())
+    change(fields)
+    (tmp_path / "record.json").write_text(json.dumps(fields))
+    if with_rows:
+        (tmp_path / "rows.npz").write_bytes((failed / "rows.npz").read_bytes())
+    with pytest.raises(RecordError, match="was changed after it was written"):
+        judge(tmp_path)
+
+
+def test_rows_tell_of_edited_counts(failed: Path, tmp_path: Path) -> None:
+    fields = json.loads((failed / "record.json").read_text())
+    milder(fields)
+    (tmp_path / "record.json").write_text(json.dumps(fields))
+    (tmp_path / "rows.npz").write_bytes((failed / "rows.npz").read_bytes())
+    with pytest.raises(RecordError, match="not what its examples give"):
+        judge(tmp_path)
+
+
+def test_other_rows_are_found_out(failed: Path, tmp_path: Path) -> None:
+    (tmp_path / "record.json").write_bytes((failed / "record.json").read_bytes())
+    with np.load(failed / "rows.npz") as archive:
+        columns = dict(archive)
+    columns["int8/label"] = columns["fp32/label"]
+    np.savez(tmp_path / "rows.npz", **columns)
+    with pytest.raises(RecordError, match="changed after"):
+        judge(tmp_path)
+
+
+def test_an_untouched_record_is_judged_alike_with_and_without_its_rows(
+    failed: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "record.json").write_bytes((failed / "record.json").read_bytes())
+    assert judge(failed) == judge(tmp_path)
