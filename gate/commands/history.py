@@ -156,8 +156,14 @@ def _outcome(run: PastRun) -> Text:
     why = "logging was cut short" if run.outcome == "incomplete" else why
     text = _plain(run.outcome)
     text.stylize(_STYLES.get(run.outcome, "red"))
-    if "stopped" in run.tags:
-        text.append(" (stopped early)")
+    for mark, holds in (
+        ("stopped early", "stopped" in run.tags),
+        ("observed only", run.tags.get("mode") == "observe"),
+        ("by point estimates", run.tags.get("decision") == "point"),
+        ("attested", "attested" in run.tags),
+    ):
+        if holds:
+            text.append(f" ({mark})")
     return text.append(": ").append(_plain(_cut(why))) if why else text
 
 

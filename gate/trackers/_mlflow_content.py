@@ -186,6 +186,7 @@ def tags(record: GateRecord) -> dict[str, str]:
         "mode": record.policy.judge.mode,
         "decision": record.policy.judge.decision,
         "ledger": record.ledger,
+        "attested": record.attested[-1].runtime if record.attested else None,
         "stopped": record.stopped,
         "attempt": None if record.attempt is None else str(record.attempt),
         "schema_version": str(record.schema_version),

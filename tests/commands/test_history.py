@@ -170,3 +170,16 @@ def test_a_run_that_stopped_early_is_marked() -> None:
     tags = past().tags | {"stopped": "every budget that needs proof was proven"}
     text = render([past(1, tags=tags), past(2)], width=160)
     assert text.count("(stopped early)") == 1
+
+
+@pytest.mark.parametrize(
+    ("tags", "mark"),
+    [
+        ({"mode": "observe"}, "(observed only)"),
+        ({"decision": "point"}, "(by point estimates)"),
+        ({"attested": "TensorRT"}, "(attested)"),
+    ],
+)
+def test_what_a_pass_does_not_prove_is_marked(tags: dict[str, str], mark: str) -> None:
+    text = render([past(1, tags=past().tags | tags), past(2)], width=200)
+    assert " ".join(text.split()).count(mark) == 1
