@@ -418,7 +418,11 @@ ONE_FINDING = [
     (DROP, "max_drop: 0.01, min_examples: 0", "11:56: judge.budgets[0].min_examples must be 1 or"),
     ("metric: accuracy, max_drop: 0.01", DROP, "11:7: judge.budgets[0].metric is missing; add e."),
     ("judge:\n", "judge:\n  confidence: 95%\n", "8:15: judge.confidence must be a number, not '95"),
-    ("judge:\n", "judge:\n  confidence: 1\n", "8:15: judge.confidence must be 0.999999 or less, not 1"),
+    (
+        "judge:\n",
+        "judge:\n  confidence: 1\n",
+        "8:15: judge.confidence must be 0.999999 or less, not 1",
+    ),
     ("judge:\n", "judge:\n  mode: observ\n", "8:9: judge.mode must be 'enforce' or 'observe', not"),
     ("judge:\n", "judge:\n  seed: 4294967296\n", "8:9: judge.seed must be less than"),
     (
