@@ -8,13 +8,13 @@ from typing import Any
 
 from gate.statistics.ledger import Attempt
 from gate.trackers import _mlflow_content as content
+from gate.trackers import _mlflow_store as store
 
 KEY = f"{content.PREFIX}attempt_key"
 _HELD_OUT = f"{content.PREFIX}population"
 _DEMANDS = f"{content.PREFIX}demands"
 _OUTCOME = f"{content.PREFIX}outcome"
 _COMPLETE = f"{content.PREFIX}complete"
-_PAGE = 1000
 
 
 def reserve(client: Any, experiment: str, *, model: str, held_out: str, key: str) -> None:
@@ -47,19 +47,14 @@ def _runs(client: Any, experiment: str, which: str) -> list[Any]:
     """Deleted ones, too, oldest first."""
     from mlflow.entities import ViewType
 
-    found, token = [], None
-    while True:
-        page = client.search_runs(
-            [experiment],
-            which,
-            run_view_type=ViewType.ALL,
-            max_results=_PAGE,
-            page_token=token,
-        )
-        found += [run for run in page if KEY in run.data.tags]
-        token = page.token
-        if not token:
-            return sorted(found, key=lambda run: (run.info.start_time, run.info.run_id))
+    runs = store.pages(
+        client.search_runs,
+        experiment_ids=[experiment],
+        filter_string=which,
+        run_view_type=ViewType.ALL,
+    )
+    counted = [run for run in runs if KEY in run.data.tags]
+    return sorted(counted, key=lambda run: (run.info.start_time, run.info.run_id))
 
 
 def _attempt(run: Any) -> Attempt:

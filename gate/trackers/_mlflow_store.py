@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 
 from gate.errors import TrackerError
 
+_PAGE = 1000
 QUIET = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
@@ -236,3 +237,14 @@ def _reason(error: BaseException, place: Place) -> str:
 def _without_user(uri: str) -> str:
     user, at, _ = urlsplit(uri).netloc.rpartition("@")
     return uri.replace(f"{user}@", "", 1) if at else uri
+
+
+def pages(search: Any, **asked: Any) -> Iterator[Any]:
+    """Everything that a paged search finds."""
+    token = None
+    while True:
+        page = search(max_results=_PAGE, page_token=token, **asked)
+        yield from page
+        token = page.token
+        if not token:
+            return

@@ -32,7 +32,6 @@ STAGE = f"{content.PREFIX}stage"
 VERSION = f"{content.PREFIX}version"
 OUTCOMES = frozenset({"pass", "fail", "inconclusive", "waived", "error"})
 _MODEL = "model"
-_PAGE = 1000
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +145,9 @@ class MlflowTracker:
         if place.missing:
             return ()
         with store.opened(place) as client:
-            found = _pages(client.search_experiments, filter_string=f"name LIKE '{EXPERIMENTS}%'")
+            found = store.pages(
+                client.search_experiments, filter_string=f"name LIKE '{EXPERIMENTS}%'"
+            )
             return tuple(sorted(entry.name.removeprefix(EXPERIMENTS) for entry in found))
 
     def record(self, run: str) -> dict[str, Any] | None:
@@ -348,17 +349,7 @@ def _outcome(known: Mapping[str, str]) -> str:
 
 
 def _runs(client: Any, experiment: str) -> Iterator[Any]:
-    return _pages(client.search_runs, experiment_ids=[experiment])
-
-
-def _pages(search: Any, **asked: Any) -> Iterator[Any]:
-    token = None
-    while True:
-        page = search(max_results=_PAGE, page_token=token, **asked)
-        yield from page
-        token = page.token
-        if not token:
-            return
+    return store.pages(client.search_runs, experiment_ids=[experiment])
 
 
 def _artifacts(client: Any, run: str) -> set[str]:
