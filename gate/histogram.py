@@ -1,13 +1,15 @@
 """Counts of a tensor's values in a fixed number of bins, whatever comes and in whatever order.
 
 A bin is [k w, (k + 1) w) with k an integer and w a power of two, so that 0 is always an edge,
-x / w is exact in floating point, and doubling w merges bins exactly. w is the least at which the
-range fits into `2 · bins` bins: at least `bins` of them then cover it. Nothing depends on the order
-of the values or on how they were batched, and histograms of parts add up to that of the whole.
+x / w is exact in floating point while it is in range, and doubling w merges bins exactly. w is the
+least at which the range fits into `2 · bins` bins: at least `bins` of them then cover it. Nothing
+depends on the order of the values or on how they were batched, and histograms of parts add up to
+that of the whole.
 """
 
 import math
 from dataclasses import dataclass
+from threading import local
 
 import numpy as np
 
@@ -20,6 +22,20 @@ _FINEST = -120
 """Exponent of the narrowest bin, so that 1 / w is a float32."""
 _DIGITS = 24
 """Binary digits of a float32."""
+_LEAST = -149
+"""Exponent of the least float32; all others are multiples of it."""
+_WORD = 63
+"""Bits by which an int64 can be shifted to nothing."""
+
+
+class _Scratch(local):
+    """Room for a block on its way into bins: each thread's own, and the same for all counters."""
+
+    def __init__(self) -> None:
+        self.buffers = tuple(np.empty(_BLOCK, kind) for kind in (np.float32, np.int32, np.intp))
+
+
+_SCRATCH = _Scratch()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -68,12 +84,10 @@ class Counter:
         """
         self._most = 2 * bins
         self._low, self._high = math.inf, -math.inf
-        self._lows, self._highs, self._examples = 0.0, 0.0, 0
+        self._lows, self._highs, self._examples = 0, 0, 0
         self._exponent = _FINEST
         self._first = 0
         self._counts = np.zeros(0, dtype=np.int64)
-        self._scaled = np.empty(_BLOCK, dtype=np.float32)
-        self._index = np.empty(_BLOCK, dtype=np.intp)
 
     @property
     def seen(self) -> bool:
@@ -96,8 +110,8 @@ class Counter:
         low, high = float(lows.min()), float(highs.max())
         if not (math.isfinite(low) and math.isfinite(high)):
             return False
-        self._lows += math.fsum(lows.tolist())
-        self._highs += math.fsum(highs.tolist())
+        self._lows += _summed(lows)
+        self._highs += _summed(highs)
         self._examples += len(each)
         self._cover(min(low, self._low), max(high, self._high))
         self._count(wide.reshape(-1))
@@ -114,8 +128,8 @@ class Counter:
         return Histogram(
             low=self._low,
             high=self._high,
-            mean_low=self._lows / self._examples,
-            mean_high=self._highs / self._examples,
+            mean_low=math.ldexp(self._lows / self._examples, _LEAST),
+            mean_high=math.ldexp(self._highs / self._examples, _LEAST),
             exponent=self._exponent,
             first=self._first,
             counts=self._counts.copy(),
@@ -131,9 +145,9 @@ class Counter:
         if self._low == self._high:
             counts[_bin(self._low, exponent) - first] = self._counts.sum()
         elif len(self._counts):
-            finer = exponent - self._exponent
-            at = np.arange(len(self._counts)) + self._first % (1 << finer)
-            np.add.at(counts, (at >> finer) + (self._first >> finer) - first, self._counts)
+            finer = min(exponent - self._exponent, _WORD)
+            at = (self._first + np.arange(len(self._counts))) >> finer
+            np.add.at(counts, at - first, self._counts)
         self._low, self._high = low, high
         self._exponent, self._first, self._counts = exponent, first, counts
 
@@ -141,13 +155,23 @@ class Counter:
         inverse = np.float32(math.ldexp(1.0, -self._exponent))
         first = np.float32(self._first)
         size = len(self._counts)
+        may_vanish = self._low < 0 < self._exponent  # x / w may then be too small for a float32
         for start in range(0, len(values), _BLOCK):
             block = values[start : start + _BLOCK]
-            scaled, index = self._scaled[: len(block)], self._index[: len(block)]
+            scaled, narrow, index = (one[: len(block)] for one in _SCRATCH.buffers)
             np.multiply(block, inverse, out=scaled)
             np.floor(scaled, out=scaled)
-            np.subtract(scaled, first, out=index, casting="unsafe")
+            if may_vanish:
+                scaled[(scaled == 0) & (block < 0)] = -1
+            np.subtract(scaled, first, out=scaled)
+            np.copyto(narrow, scaled, casting="unsafe")  # by way of int32, which is twice as fast
+            np.copyto(index, narrow)
             self._counts += np.bincount(index, minlength=size)
+
+
+def _summed(values: Array) -> int:
+    """In units of the least float32, and so without rounding."""
+    return sum(int(math.ldexp(value, -_LEAST)) for value in values.tolist())
 
 
 def _exponent(low: float, high: float, most: int) -> int:

@@ -15,7 +15,8 @@ Range = tuple[float, float]
 LEVELS = 256
 """Integers of eight bits."""
 _CANDIDATES = 512
-_GRID = 96
+_GRID = np.linspace(1, -1, 65)
+_ROUNDS = 3
 
 
 def min_max(found: Histogram, **_: float) -> Range:
@@ -53,7 +54,7 @@ def percentile(found: Histogram, *, share: float, symmetric: bool = False, **_: 
     cut = (1 - share / 100) / 2
     low = found.edges[_reached(found.counts, cut)]
     high = found.edges[_reached(found.counts, 1 - cut) + 1]
-    return max(found.low, float(low)), min(found.high, float(high))
+    return _within(found, float(low), float(high))
 
 
 def entropy(
@@ -63,9 +64,10 @@ def entropy(
 
     For windows of bins around 0, P is the histogram in the window with what lies beyond added to
     its end bins, and Q the window's own counts merged into `levels` and spread evenly over those
-    bins of each level where P is not 0. The window with the least Kullback–Leibler divergence
-    Σ p ln(p / q) wins; one where Q is 0 and P is not is out of the question. A spike in the two
-    bins at 0, which every range keeps exactly, is first cut down to the bins beside them.
+    bins of each level where P is not 0. A level that is empty where P is not counts as one value,
+    or no outlier that stands alone could be clipped. The window with the least Kullback–Leibler
+    divergence Σ p ln(p / q) wins; one without any value is out of the question. A spike in the
+    two bins at 0, which every range keeps exactly, is first cut down to the bins beside them.
 
     S. Migacz (2017), "8-bit inference with TensorRT", GPU Technology Conference.
     """
@@ -86,26 +88,27 @@ def mean_squared_error(
 ) -> Range:
     """The range at which values and their quantized selves differ least, in the mean square.
 
-    What is clipped differs by its distance to the end, what is not by Δ² / 12, Δ the step; values
-    in the bins at 0 are taken as 0, which every range keeps exactly.
+    With Δ the step: what is clipped differs by its distance to the end, what is nearer to 0 than
+    Δ / 2 by its own size, and all else by Δ² / 12 in the mean square. Values in the bins at 0 are
+    taken as 0, which every range keeps exactly.
 
     R. Banner, Y. Nahshan, D. Soudry (2019), "Post training 4-bit quantization of convolutional
     networks for rapid-deployment", NeurIPS.
     """
     low, high = min(found.low, 0.0), max(found.high, 0.0)
-    parts = np.arange(1, _CANDIDATES + 1) / _CANDIDATES
     if symmetric:
-        sizes = parts * max(-low, high)
-        lows, highs = -sizes, sizes
+        low, high = -max(-low, high), max(-low, high)
+
+    def loss(of_low: Array, of_high: Array) -> Array:
+        lows, highs = of_low * low, of_high * high
+        clipped = _beneath(found, lows) + _beyond(found, highs)
+        return clipped + _rounded(found, (highs - lows) / levels)
+
+    if symmetric:
+        of_low, of_high = _least(lambda part: loss(part, part), ends=1) * 2
     else:
-        some = np.arange(1, _GRID + 1) / _GRID
-        lows = (low * some)[:, np.newaxis] if low < 0 else np.zeros((1, 1))
-        highs = (high * some)[np.newaxis, :] if high > 0 else np.zeros((1, 1))
-    steps = (highs - lows) / levels
-    losses = _beyond(found, highs) + _beneath(found, lows) + _away_from_0(found) * steps**2 / 12
-    best = np.unravel_index(int(np.argmin(losses)), losses.shape)
-    lows, highs = np.broadcast_arrays(lows, highs)
-    return max(found.low, float(lows[best])), min(found.high, float(highs[best]))
+        of_low, of_high = _least(loss, ends=2)
+    return _within(found, of_low * low, of_high * high)
 
 
 METHODS: Mapping[str, Callable[..., Range]] = {
@@ -122,7 +125,13 @@ METHODS: Mapping[str, Callable[..., Range]] = {
 
 
 def _clipped(found: Histogram, threshold: float) -> Range:
-    return max(found.low, -threshold), min(found.high, threshold)
+    return _within(found, -threshold, threshold)
+
+
+def _within(found: Histogram, low: float, high: float) -> Range:
+    """What of low..high was seen; where nothing was, the nearest value that was."""
+    ends = (max(found.low, min(end, found.high)) for end in (low, high))
+    return next(ends), next(ends)
 
 
 def _windows(found: Histogram, halves: Array) -> tuple[Array, Array]:
@@ -159,8 +168,8 @@ def _reached(mass: Array, share: float) -> int:
 def _divergences(h: Array, begins: Array, ends: Array, levels: int) -> Array:
     """(C,): Σ p ln(p / q) of each window of the counts h, from sums over whole levels.
 
-    With H a level's counts, n its bins where P is not 0, P its mass with what lies beyond, N all
-    counts and S those in the window ::
+    With n a level's bins where P is not 0, P its mass with what lies beyond, H its own counts, or 1
+    where only P has any, S the sum of H, and N all counts ::
 
         N · KL = Σ p ln p − N ln N − Σ P ln(H / n) + N ln S
     """
@@ -177,10 +186,11 @@ def _divergences(h: Array, begins: Array, ends: Array, levels: int) -> Array:
     p_ln_p = entropies[ends] - entropies[begins]
     p_ln_p += _n_ln_n(h[begins] + left) - _n_ln_n(h[begins])
     p_ln_p += _n_ln_n(h[lasts] + right) - _n_ln_n(h[lasts])
+    own = np.where((own == 0) & (mass > 0), 1.0, own)
     with np.errstate(divide="ignore", invalid="ignore"):
         kept = np.where(mass > 0, mass * np.log(own / bins), 0.0).sum(axis=1)
-        total = p_ln_p - _n_ln_n(sums[-1]) - kept + sums[-1] * np.log(sums[ends] - sums[begins])
-    return np.asarray(np.where(np.isfinite(total), total, np.inf) / sums[-1])
+    total = p_ln_p - _n_ln_n(sums[-1]) - kept + sums[-1] * np.log(own.sum(axis=1))
+    return np.asarray(np.where(sums[ends] > sums[begins], total, np.inf) / sums[-1])
 
 
 def _heaped(values: Array) -> Array:
@@ -212,7 +222,25 @@ def _excess(counts: Array, edges: Array, ends: Array) -> Array:
     return np.asarray(np.maximum(twice - 2 * ends * once + ends**2 * number, 0.0))
 
 
-def _away_from_0(found: Histogram) -> float:
-    """Values outside of the bins at 0."""
-    bins = np.arange(found.first, found.first + len(found.counts))
-    return float(found.counts[(bins != 0) & (bins != -1)].sum())
+def _rounded(found: Histogram, steps: Array) -> Array:
+    """Σ of squared errors of the values as multiples of each step."""
+    sizes, mass = _folded(found)
+    middles = np.where(sizes > found.width, sizes - found.width / 2, 0.0)
+    mass = np.where(middles > 0, mass, 0.0)
+    to_0 = np.searchsorted(middles, steps / 2)
+    number = _heaped(mass)
+    return np.asarray(
+        _heaped(mass * middles**2)[to_0] + (number[-1] - number[to_0]) * steps**2 / 12
+    )
+
+
+def _least(loss: Callable[..., Array], *, ends: int) -> list[float]:
+    """The parts, 0 to 1, of `ends` ends at which the loss is least, by grids ever finer."""
+    best, reach = [0.5] * ends, 0.5
+    for _ in range(_ROUNDS):
+        axes = [np.clip(part + reach * _GRID, 0, 1) for part in best]
+        losses = loss(*np.meshgrid(*axes, indexing="ij", sparse=True))
+        at = np.unravel_index(int(np.argmin(losses)), losses.shape)
+        best = [float(axis[index]) for axis, index in zip(axes, at, strict=True)]
+        reach *= 4 / len(_GRID)
+    return best
