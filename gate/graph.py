@@ -1,7 +1,7 @@
 """ONNX graphs as data: read, walked, named, typed and written."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -48,8 +48,9 @@ def needs_data_file(path: Path) -> bool:
 
 
 def is_large(model: Any) -> bool:
-    """Whether it is too much for one file; tensor by tensor, protobuf cannot size 2 GB."""
-    return int(sum(tensor.ByteSize() for tensor in tensors(model))) > INLINE_LIMIT
+    """Whether it is too much for one file; protobuf cannot size 2 GB, of a tensor even."""
+    sizes = (len(tensor.raw_data) or tensor.ByteSize() for tensor in tensors(model))
+    return int(sum(sizes)) > INLINE_LIMIT
 
 
 def tensors(model: Any) -> Iterator[Any]:
@@ -124,13 +125,14 @@ def name_nodes(model: Any) -> int:
     renamed = 0
     for index, node in enumerate(model.graph.node):
         if not node.name or node.name in taken:
-            node.name = _free(f"{node.name or node.op_type}_{index}", taken)
+            node.name = free(f"{node.name or node.op_type}_{index}", taken)
             renamed += 1
         taken.add(node.name)
     return renamed
 
 
-def _free(name: str, taken: set[str]) -> str:
+def free(name: str, taken: Collection[str]) -> str:
+    """`name`, with underscores where it is taken."""
     while name in taken:
         name += "_"
     return name
@@ -146,6 +148,38 @@ def drop_weight_inputs(model: Any) -> int:
         model.graph.input.extend(kept)
         model.ir_version = max(model.ir_version, 4)
     return dropped
+
+
+def casts_of_weights(model: Any) -> list[Any]:
+    """Nodes that turn a constant into one of another type, each time anew.
+
+    ONNX Runtime writes them for float16, of which its CPU has few kernels.
+    """
+    weights = {tensor.name for tensor in model.graph.initializer}
+    kept = {value.name for value in model.graph.output}
+    return [
+        node
+        for node in model.graph.node
+        if node.op_type == "Cast" and node.input[0] in weights and node.output[0] not in kept
+    ]
+
+
+def fold_casts(model: Any) -> int:
+    """Put what `casts_of_weights` give in their place; how many."""
+    from onnx import helper, numpy_helper
+
+    graph, casts = model.graph, casts_of_weights(model)
+    weights = {tensor.name: tensor for tensor in graph.initializer}
+    for cast in casts:
+        kind = helper.tensor_dtype_to_np_dtype(helper.get_node_attr_value(cast, "to"))
+        values = numpy_helper.to_array(weights[cast.input[0]]).astype(kind)
+        graph.initializer.append(numpy_helper.from_array(values, cast.output[0]))
+        graph.node.remove(cast)
+    read = {name for node, _ in walk(model) for name in (*node.input, *read_inside(node))}
+    read |= {value.name for value in graph.output}
+    for name in {cast.input[0] for cast in casts} - read:
+        graph.initializer.remove(weights[name])
+    return len(casts)
 
 
 def typed(model: Any) -> Any:

@@ -47,6 +47,7 @@ def normalize(
     cleaned, destination = scratch / "cleaned.onnx", scratch / "model.fp32.onnx"
     graphs.write(model, cleaned)
     backend.optimize(cleaned, destination)
+    steps += _cast(destination)
     _infer_shapes(destination, name)
     return _describe(
         destination, name, sha256 or of_file, backend.open(destination, threads=threads), steps
@@ -170,6 +171,14 @@ def _raise_opset(model: Any, name: str, opset: int) -> Any:
             f"candidate {name} has opset {opset}, and ONNX cannot raise it to {MIN_OPSET}: "
             f"{first}. Export it again with opset ≥ {MIN_OPSET}"
         ) from error
+
+
+def _cast(path: Path) -> Iterator[str]:
+    """Weights that are cast whenever the model runs are no constants to a quantizer."""
+    if graphs.casts_of_weights(graphs.read(path, weights=False)):
+        model = graphs.read(path)
+        yield f"{graphs.fold_casts(model)} weights cast once and for all"
+        graphs.write(model, path)
 
 
 def _infer_shapes(path: Path, name: str) -> None:

@@ -209,3 +209,70 @@ def test_another_model_or_other_data_are_calibrated_anew(
         project.write()
     run_gate(project.policy, candidate, tracker="none")
     assert len(asked) == 1
+
+
+# ── inputs that are unlike any other ──────────────────────────────────────────────────────
+
+
+def test_one_calibration_example_is_enough_to_run(project: Project) -> None:
+    project.change("calibration", lambda columns: columns.update(_first(columns, 1)))
+    record = judged(project)
+    assert record.int8.int8_share == 1.0
+    assert record.splits.calibration is not None
+    assert record.splits.calibration.examples == 1
+
+
+def _first(columns: dict[str, np.ndarray], count: int) -> dict[str, np.ndarray]:
+    return {name: column[:count] for name, column in columns.items()}
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0])
+@pytest.mark.parametrize("base", ["static", "static-mse", "static-entropy", "static-percentile"])
+def test_constant_activations_have_a_range(project: Project, base: str, value: float) -> None:
+    """Blank images: what little INT8 then keeps is measured, and no range is empty."""
+    project.spec["build"]["recipe"] = base
+    project.write()
+    blank = np.full((4, 1, 8, 8), value, np.float32)
+    project.save("calibration", image=blank, id=np.array(list("abcd")))
+    record = judged(project)
+    assert record.int8.int8_share == 1.0
+    assert record.verdict.outcome == "fail"
+
+
+def test_a_quantized_model_is_no_candidate(project: Project) -> None:
+    with pytest.raises(errors.QuantizationError, match=r"already quantized.*FP32 model") as caught:
+        run_gate(project.policy, made(project), tracker="none")
+    assert caught.value.exit_code == 4
+
+
+def half(opset: int) -> onnx.ModelProto:
+    """The CNN in half precision, inputs and outputs included."""
+    model = cnn(opset=opset)
+    for tensor in model.graph.initializer:
+        if tensor.data_type == onnx.TensorProto.FLOAT:
+            values = onnx.numpy_helper.to_array(tensor).astype(np.float16)
+            tensor.CopyFrom(onnx.numpy_helper.from_array(values, tensor.name))
+    for value in (*model.graph.input, *model.graph.output):
+        value.type.tensor_type.elem_type = onnx.TensorProto.FLOAT16
+    del model.graph.value_info[:]
+    return model
+
+
+@pytest.mark.parametrize("opset", [13, 17, 19])
+@pytest.mark.parametrize(("base", "share"), [("static", 1.0), ("dynamic", 0.085)])
+def test_half_precision_runs_as_integers(
+    project: Project, base: str, share: float, opset: int
+) -> None:
+    project.spec["build"]["recipe"] = base
+    project.spec["judge"]["expect_fp32"] = "unknown"
+    project.write()
+    for name in ("calibration", "held_out"):
+        project.change(name, lambda c: c.update(image=c["image"].astype(np.float16)))
+    record = run_gate(
+        project.policy, save(half(opset), project.folder / "half.onnx"), tracker="none"
+    ).record
+    assert record.int8.int8_share == pytest.approx(share, abs=0.001)
+    assert record.int8.bytes < record.candidate.bytes
+    accuracy = next(one for one in record.comparisons if one.metric == "accuracy")
+    assert accuracy.degradation is not None
+    assert abs(accuracy.degradation) < 0.1

@@ -10,7 +10,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from support.onnx_models import cnn, images, mlp, save
 
-from gate import backends, graph
+from gate import backends, graph, recipes
 from gate import normalize as normalize_module
 from gate.errors import CandidateError
 from gate.normalize import normalize, prove_parity, sha256_of_onnx
@@ -99,6 +99,22 @@ def test_constants_are_folded_into_weights(tmp_path: Path) -> None:
     assert "Constant" not in {node.op_type for node in onnx.load(candidate.path).graph.node}
 
 
+def test_weights_of_half_precision_are_cast_once(tmp_path: Path) -> None:
+    """ONNX Runtime casts them in every run, and a quantizer takes the results for activations."""
+    model = cnn()
+    for tensor in model.graph.initializer:
+        values = numpy_helper.to_array(tensor).astype(np.float16)
+        tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
+    for value in (*model.graph.input, *model.graph.output):
+        value.type.tensor_type.elem_type = TensorProto.FLOAT16
+    candidate = normalized(save(model, tmp_path / "model.onnx"), tmp_path / "scratch")
+    graph = onnx.load(candidate.path).graph
+    assert [node.input[0] for node in graph.node if node.op_type == "Cast"][:1] == ["image"]
+    assert {tensor.data_type for tensor in graph.initializer} == {TensorProto.FLOAT}
+    assert "6 weights cast once and for all" in candidate.steps
+    assert [spec.dtype for spec in candidate.inputs] == ["float16"]
+
+
 def test_every_node_has_a_name_of_its_own(tmp_path: Path) -> None:
     model = cnn(named=False)
     candidate = normalized(save(model, tmp_path / "model.onnx"), tmp_path / "scratch")
@@ -182,6 +198,18 @@ def test_an_operator_that_the_runtime_does_not_know_is_named(tmp_path: Path) -> 
         normalized(path, tmp_path / "scratch")
 
 
+@pytest.mark.parametrize(
+    ("opset", "message"), [(5, "has opset 5, and ONNX cannot raise it to 17"), (999, "999")]
+)
+def test_an_opset_out_of_reach_is_named(tmp_path: Path, opset: int, message: str) -> None:
+    model = cnn()
+    model.opset_import[0].version = opset
+    if opset < 6:
+        model.graph.node.insert(0, helper.make_node("Upsample", ["image"], ["big"], "up"))
+    with pytest.raises(CandidateError, match=message):
+        normalized(save(model, tmp_path / "model.onnx"), tmp_path / "scratch")
+
+
 # ── parity ────────────────────────────────────────────────────────────────────────────────
 
 
@@ -241,6 +269,44 @@ def test_weights_beyond_protobufs_limit_go_to_a_file_beside(
     candidate = normalized(path, tmp_path / "scratch")
     assert (tmp_path / "scratch" / "cleaned.onnx.data").is_file()
     np.testing.assert_allclose(outputs(candidate.path), outputs(path), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.slow
+def test_a_model_of_more_than_two_gigabytes(tmp_path: Path) -> None:
+    """Mostly a table of zeros, whose file is sparse."""
+    rows, width = 1_100_000, 512
+    with (tmp_path / "table.bin").open("wb") as file:
+        file.truncate(4 * rows * width)
+    table = TensorProto(name="table", data_type=TensorProto.FLOAT, dims=[rows, width])
+    table.data_location = TensorProto.EXTERNAL
+    table.external_data.add(key="location", value="table.bin")
+    weight = np.random.default_rng(0).normal(size=(width, 8)).astype(np.float32)
+    nodes = [
+        helper.make_node("Gather", ["table", "row"], ["found"], "look_up"),
+        helper.make_node("Add", ["found", "x"], ["sum"], "add"),
+        helper.make_node("MatMul", ["sum", "w"], ["y"], "product"),
+    ]
+    row = helper.make_tensor_value_info("row", TensorProto.INT64, ["N"])
+    x, y = (
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", size])
+        for name, size in (("x", width), ("y", 8))
+    )
+    constants = [table, numpy_helper.from_array(weight, "w")]
+    graph = helper.make_graph(nodes, "large", [row, x], [y], constants)
+    imports = [helper.make_opsetid("", 17)]
+    model = helper.make_model(graph, opset_imports=imports, ir_version=8)
+    (tmp_path / "large.onnx").write_bytes(model.SerializeToString())
+    candidate = normalized(tmp_path / "large.onnx", tmp_path / "scratch")
+    assert candidate.bytes > 2**31
+    int8 = tmp_path / "int8.onnx"
+    BACKEND.quantize(candidate.path, recipes.resolve("dynamic"), {}, int8)
+    feeds = {
+        "row": np.arange(3),
+        "x": np.random.default_rng(1).normal(size=(3, width)).astype(np.float32),
+    }
+    found = BACKEND.open(int8, threads=1).run(feeds)["y"]
+    assert found == pytest.approx(feeds["x"] @ weight, abs=1.0)
+    assert any(kernel.integer for kernel in BACKEND.profile(int8, feeds))
 
 
 def test_an_old_opset_beyond_protobufs_limit_is_refused(

@@ -103,6 +103,40 @@ def test_several_inputs(tmp_path: Path) -> None:
     assert run(models.multi_input(), recipe(), feeds, tmp_path).quantized_nodes == ("head",)
 
 
+@pytest.mark.parametrize("base", ["static", "dynamic"])
+def test_text_enters_as_text(tmp_path: Path, base: str) -> None:
+    words = ["ape", "bee", "cat", "dog"]
+    encode = onnx.helper.make_node(
+        "LabelEncoder", ["word"], ["index"], "encode", domain="ai.onnx.ml",
+        keys_strings=words, values_int64s=range(4),
+    )  # fmt: skip
+    nodes = [
+        encode,
+        onnx.helper.make_node("Gather", ["table", "index"], ["x"], "look_up"),
+        onnx.helper.make_node("MatMul", ["x", "w"], ["y"], "product"),
+    ]
+    model = onnx.helper.make_model(
+        onnx.helper.make_graph(
+            nodes,
+            "text",
+            [onnx.helper.make_tensor_value_info("word", onnx.TensorProto.STRING, ["N"])],
+            [onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, ["N", 8])],
+            [
+                onnx.numpy_helper.from_array(models.weights(4, 16), "table"),
+                onnx.numpy_helper.from_array(models.weights(16, 8, seed=1), "w"),
+            ],
+        ),
+        opset_imports=[
+            onnx.helper.make_opsetid("", 17),
+            onnx.helper.make_opsetid("ai.onnx.ml", 3),
+        ],
+        ir_version=8,
+    )
+    int8 = run(model, recipe(base), {"word": np.array(words, object)}, tmp_path)
+    assert int8.quantized_nodes == ("product",)
+    assert [spec.dtype for spec in BACKEND.open(int8.path, threads=1).inputs] == ["object"]
+
+
 def test_outputs_keep_their_names(tmp_path: Path, feeds: Feeds) -> None:
     int8 = run(cnn(), recipe(), feeds, tmp_path)
     assert [spec.name for spec in BACKEND.open(int8.path, threads=1).outputs] == ["logits"]
@@ -275,6 +309,20 @@ def test_what_stays_in_floating_point_is_told_with_its_reason(tmp_path: Path, fe
     assert [(i.node, i.reason) for i in convs.islands] == [
         ("fc", "recipe 'static-conv' leaves Gemm out")
     ]
+
+
+def test_a_transposed_convolution_is_float_and_says_why(tmp_path: Path) -> None:
+    nodes = [
+        onnx.helper.make_node("Conv", ["x", "w1"], ["c"], "conv"),
+        onnx.helper.make_node("ConvTranspose", ["c", "w2"], ["y"], "up"),
+    ]
+    initializers = {"w1": models.weights(8, 4, 3, 3), "w2": models.weights(8, 4, 3, 3, seed=1)}
+    shape = {"x": ["N", 4, 6, 6]}, {"y": ["N", 4, 6, 6]}
+    feeds = {"x": models.weights(2, 4, 6, 6, seed=2)}
+    int8 = run(models.model(nodes, *shape, initializers), recipe(), feeds, tmp_path)
+    (island,) = int8.islands
+    assert (island.node, island.op) == ("up", "ConvTranspose")
+    assert "has no integer kernel for it on the CPU" in island.reason
 
 
 def test_a_dynamic_recipe_leaves_products_of_activations(tmp_path: Path) -> None:

@@ -17,6 +17,8 @@ _WORKING_OPS = frozenset(
     )
 )
 """Operators that multiply and accumulate."""
+_FLOAT_ON_CPU = frozenset({"ConvTranspose"})
+"""Those that a recipe may quantize and that run in floating point all the same."""
 _INTEGER_OPS = frozenset(INTEGER_OPERAND) | {
     "QuantizeLinear",
     "DequantizeLinear",
@@ -250,6 +252,9 @@ def _why(
             node.op_type not in supported(recipe.scheme)
         ),
         f"recipe {recipe.name!r} leaves {node.op_type} out": node.op_type not in chosen,
+        f"ONNX Runtime quantizes {node.op_type} and has no integer kernel for it on the CPU": (
+            node.op_type in _FLOAT_ON_CPU
+        ),
         "a product of two activations, which a dynamic recipe leaves out": (
             recipe.scheme == "dynamic" and not any(name in weights for name in node.input[1:])
         ),

@@ -5,6 +5,7 @@ activation, write beside their input, and succeed on misspelt names and graphs t
 """
 
 import logging
+import math
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ from gate.errors import QuantizationError
 from gate.recipes import Recipe
 
 Ranges = Mapping[str, tuple[float, float]]
+_WEIGHT_AND_BIAS = 2
 
 
 def static(fitted: Plan, recipe: Recipe, ranges: Ranges) -> Any:
@@ -32,6 +34,7 @@ def static(fitted: Plan, recipe: Recipe, ranges: Ranges) -> Any:
             f"no range was calibrated for {few(missing)}; calibrate every tensor that "
             "`activations` names"
         )
+    _flatten_biases(fitted)
     model = _marked(fitted.model)
     with _quiet(), _explained(recipe):
         quantizer = QDQQuantizer(
@@ -55,6 +58,35 @@ def static(fitted: Plan, recipe: Recipe, ranges: Ranges) -> Any:
         quantizer.quantize_model()
         quantizer.model.topological_sort()
     return _unmarked(quantizer.model.model)
+
+
+def _flatten_biases(fitted: Plan) -> None:
+    """Constant biases of Gemms as (M,), the only shape that the quantizer takes.
+
+    ONNX Runtime itself makes a Gemm of a MatMul and an Add, whose bias may be (1, M).
+    """
+    graph, selected = fitted.model.graph, frozenset(fitted.selected)
+    constants = {tensor.name: tensor for tensor in graph.initializer}
+    for node in graph.node:
+        if node.op_type == "Gemm" and node.name in selected:
+            operands = [constants.get(name) for name in node.input[1:]]
+            if len(operands) == _WEIGHT_AND_BIAS and None not in operands:
+                _flatten_bias(graph, node, *operands)
+
+
+def _flatten_bias(graph: Any, gemm: Any, weight: Any, bias: Any) -> None:
+    import numpy as np
+    from onnx import numpy_helper
+
+    turned = any(one.name == "transB" and one.i for one in gemm.attribute)
+    width, size = weight.dims[0 if turned else 1], math.prod(bias.dims)
+    if [*bias.dims] == [width] or (size != 1 and [size, width] != [width, bias.dims[-1]]):
+        return
+    values = np.broadcast_to(numpy_helper.to_array(bias).reshape(-1), width)
+    taken = {tensor.name for tensor in (*graph.initializer, *graph.input)}
+    name = graphs.free(f"{gemm.name}_bias", taken.union(*(node.output for node in graph.node)))
+    graph.initializer.append(numpy_helper.from_array(values.copy(), name))
+    gemm.input[2] = name
 
 
 def _gemms_to_be(fitted: Plan) -> list[str]:

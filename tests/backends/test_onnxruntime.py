@@ -109,6 +109,31 @@ def test_quantizations_side_by_side_do_not_meet(tmp_path: Path) -> None:
     )
 
 
+def test_ten_processes_side_by_side_share_no_file(tmp_path: Path) -> None:
+    model = save(cnn(), tmp_path / "in" / "m.onnx")
+    folders = [tmp_path / f"out{index}" for index in range(10)]
+    temporary = tmp_path / "tmp"
+    for folder in (*folders, temporary):
+        folder.mkdir()
+    started = [
+        subprocess.Popen(
+            [sys.executable, "-c", _SCRIPT, str(model), str(folder), "static"],
+            env={**os.environ, "TMPDIR": str(temporary)},
+            cwd=Path(__file__).parents[2],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for folder in folders
+    ]
+    said = [process.communicate() for process in started]
+    assert [process.returncode for process in started] == [0] * 10
+    assert len(set(said)) == 1
+    assert said[0][1] == ""
+    assert {file.name for file in temporary.iterdir()} <= {".ses"}  # the runtime's own, on import
+    assert [file.name for file in model.parent.iterdir()] == ["m.onnx"]
+
+
 def test_large_models_keep_their_weights_beside_them(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
