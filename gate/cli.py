@@ -152,11 +152,14 @@ def schema() -> int:
 @cli.command()
 def recipes() -> int:
     """List the INT8 recipes and when to use which."""
-    from gate.recipes import RECIPES
+    from gate.recipes import RECIPES, TARGETS
 
-    width = max(map(len, RECIPES))
+    width = max(map(len, (*RECIPES, *TARGETS)))
     for name, recipe in RECIPES.items():
         click.echo(f"{name:<{width}}  {recipe.summary}")
+    click.echo("\nTargets, as in `recipe: {base: static, target: x86}`")
+    for name, target in TARGETS.items():
+        click.echo(f"{name:<{width}}  {target.summary}")
     return 0
 
 

@@ -12,6 +12,8 @@ from gate.recipes import Recipe
 from gate.records import Array, Candidate, FloatWeights, Int8Model, Island, Kernel
 
 _NAMED = 5
+_LEAST = 0.01
+"""Share of the work below which a model is as good as FP32."""
 _NOT_FUSED = "the runtime runs it in floating point: what surrounds it is not all quantized"
 
 
@@ -141,13 +143,12 @@ def prove(fp32: Sequence[Kernel], int8: Sequence[Kernel]) -> Proof:
     `int8_share` is the integer kernels' multiply–accumulate operations over all of them.
 
     Raises:
-        QuantizationError: no multiply–accumulate work, or none of it by integers.
+        QuantizationError: no multiply–accumulate work, or next to none of it by integers.
     """
     nodes = tuple(dict.fromkeys(kernel.node for kernel in fp32 if kernel.macs))
     integers = [kernel for kernel in int8 if kernel.integer and kernel.macs]
     total = sum(kernel.macs for kernel in int8)
-    if not integers:
-        raise QuantizationError(_nothing_ran(int8))
+    _demand_integers(int8)
     matched = {source_node(kernel.node, nodes) for kernel in integers}
     return Proof(
         quantized_nodes=tuple(node for node in nodes if node in matched),
@@ -165,8 +166,7 @@ def prove_alone(int8: Sequence[Kernel]) -> Proof:
     """
     worked = [kernel for kernel in int8 if kernel.macs]
     integers = [kernel for kernel in worked if kernel.integer]
-    if not integers:
-        raise QuantizationError(_nothing_ran(int8))
+    _demand_integers(int8)
     return Proof(
         quantized_nodes=tuple(dict.fromkeys(kernel.node for kernel in integers)),
         skipped_nodes=tuple(dict.fromkeys(k.node for k in worked if not k.integer)),
@@ -218,6 +218,21 @@ def _check_exclusions(fp32: Sequence[Kernel], proof: Proof, recipe: Recipe) -> N
         raise QuantizationError(
             f"the recipe excludes {_few(broken)}, and the runtime runs it as integers all the "
             "same, because the nodes around it are quantized: exclude those that feed it, too"
+        )
+
+
+def _demand_integers(kernels: Sequence[Kernel]) -> None:
+    """A model that all but runs in floating point is none that INT8 was judged on."""
+    total = sum(kernel.macs for kernel in kernels)
+    integer = sum(kernel.macs for kernel in kernels if kernel.integer)
+    if not integer:
+        raise QuantizationError(_nothing_ran(kernels))
+    if integer < _LEAST * total:
+        floats = [f"{k.node} ({k.op})" for k in kernels if k.macs and not k.integer]
+        raise QuantizationError(
+            f"only {100 * integer / total:.2g} % of the model's work runs as integers: "
+            f"{_few(floats)} run in floating point. That is no INT8 model: try another recipe, "
+            "such as static, or release it as FP32"
         )
 
 

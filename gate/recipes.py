@@ -1,6 +1,7 @@
 """Named INT8 recipes, as data."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -143,15 +144,25 @@ RECIPES: dict[str, Recipe] = {
     )
 }
 
-TARGETS: dict[str, dict[str, Any]] = {
-    "x86-vnni": {"activation_type": "uint8", "weight_type": "int8", "reduce_range": False},
-    "x86": {"activation_type": "uint8", "weight_type": "int8", "reduce_range": True},
-    "arm64": {"activation_type": "int8", "weight_type": "int8", "reduce_range": False},
-    "tensorrt": {"activation_type": "int8", "weight_type": "int8", "reduce_range": False},
+
+@dataclass(frozen=True, slots=True)
+class Hardware:
+    """What a kind of hardware computes exactly, and fastest among that."""
+
+    activation_type: IntegerType
+    reduce_range: bool
+    summary: str
+
+
+TARGETS: dict[str, Hardware] = {
+    "x86-vnni": Hardware(
+        "uint8", False, "uint8 activations, int8 weights: Cascade Lake, Zen 4, later"
+    ),
+    "x86": Hardware("uint8", True, "7-bit weights: without VNNI sums of 8-bit ones are cut off"),
+    "arm64": Hardware("int8", False, "int8 activations and weights"),
+    "tensorrt": Hardware("int8", False, "int8 activations, zero at the middle: it takes no others"),
 }
-"""What each kind of hardware computes exactly, and fastest among that. x86 without VNNI cuts sums
-off unless weights have 7 bits: signed activations do not help, as ONNX Runtime turns them into
-unsigned ones there. TensorRT takes signed ones alone."""
+"""x86 without VNNI gains nothing by signed activations: ONNX Runtime makes them unsigned there."""
 
 REFINABLE = frozenset(Recipe.model_fields) - {"name", "scheme", "summary"}
 """What a mapping may say besides `base`."""
@@ -193,9 +204,10 @@ def _for(changes: Mapping[str, Any], preset: Recipe) -> dict[str, Any]:
         return {}
     if not isinstance(target, str) or target not in TARGETS:
         raise UnknownRecipeError(unknown("target", target, tuple(TARGETS)), "target")
-    asked = dict(TARGETS[target])
-    if preset.scheme == "dynamic":
-        del asked["activation_type"]
+    hardware = TARGETS[target]
+    asked: dict[str, Any] = {"weight_type": "int8", "reduce_range": hardware.reduce_range}
+    if preset.scheme == "static":
+        asked["activation_type"] = hardware.activation_type
     return asked
 
 

@@ -15,7 +15,7 @@ from support.onnx_models import attention, cnn, images, mlp, save, vectors
 from gate import artifact, graph, recipes
 from gate.backends.onnxruntime import BACKEND
 from gate.errors import QuantizationError
-from gate.quantize import prove, quantize, source_node
+from gate.quantize import prove, prove_alone, quantize, source_node
 from gate.recipes import Recipe
 from gate.records import Candidate, Int8Model, Kernel
 
@@ -336,3 +336,14 @@ def test_weights_that_stay_in_floating_point_are_weighed(tmp_path: Path, feeds: 
     assert int8.float_weights is not None
     assert int8.float_weights.bytes >= 4 * 16 * 10
     assert len(int8.float_weights.largest) <= 5
+
+
+def test_a_model_that_all_but_runs_in_floating_point_is_no_int8_model() -> None:
+    fp32 = (kernel("large", 10_000), kernel("small", 50))
+    int8 = (kernel("large", 10_000), kernel("small", 50, integer=True))
+    with pytest.raises(QuantizationError, match=r"only 0\.5 % .*large \(MatMul\) run in"):
+        prove(fp32, int8)
+    with pytest.raises(QuantizationError, match="is no INT8 model"):
+        prove_alone(int8)
+    enough = (kernel("large", 10_000), kernel("small", 200, integer=True))
+    assert prove(fp32, enough).int8_share == pytest.approx(200 / 10_200)

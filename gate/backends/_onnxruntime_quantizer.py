@@ -177,7 +177,8 @@ def _explained(recipe: Recipe) -> Iterator[None]:
     except Exception as error:
         raise QuantizationError(
             f"ONNX Runtime's quantizer failed on recipe {recipe.name!r}: {type(error).__name__}: "
-            f"{graphs.first_line(error)}. Exclude the node that it names, or try another recipe"
+            f"{graphs.first_line(error)}. If it names a node, exclude that by exclude_nodes; else "
+            "try another recipe"
         ) from error
 
 
