@@ -13,6 +13,7 @@ _LARGE = 0.4
 _NAMES = 4
 _KERNELS = 8
 _COSTS = 3
+_STEPS = 5
 
 
 def notices(record: GateRecord) -> tuple[str, ...]:
@@ -84,7 +85,10 @@ def facts(record: GateRecord) -> tuple[tuple[str, str], ...]:
 
 def _models(record: GateRecord) -> Iterator[tuple[str, str]]:
     candidate, reference = record.candidate, record.reference
-    yield "Candidate", f"{plain(candidate.source)} (sha256 {wording.short(candidate.sha256)})"
+    steps = wording.listing(map(plain, candidate.steps), _STEPS)
+    prepared = f"; first: {steps}" if steps else ""
+    name = f"{plain(candidate.source)} (sha256 {wording.short(candidate.sha256)})"
+    yield "Candidate", f"{name}{prepared}"
     if reference is not None:
         text = f"{plain(reference.source)} (sha256 {wording.short(reference.sha256)})"
         yield "Reference", f"{text}: what INT8 is held against as FP32"

@@ -6,6 +6,7 @@ that its hash depends on the model alone.
 """
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -45,13 +46,25 @@ def normalize(
         steps.append(f"opset {opset} -> {MIN_OPSET}")
     model.ir_version = max(model.ir_version, MIN_IR)
     cleaned, destination = scratch / "cleaned.onnx", scratch / "model.fp32.onnx"
+    before = _operators(model)
     graphs.write(model, cleaned)
     backend.optimize(cleaned, destination)
+    steps += _folded(before, _operators(graphs.read(destination, weights=False)))
     steps += _cast(destination)
     _infer_shapes(destination, name)
     return _describe(
         destination, name, sha256 or of_file, backend.open(destination, threads=threads), steps
     )
+
+
+def _operators(model: Any) -> Counter[str]:
+    return Counter(node.op_type for node, _ in graphs.walk(model))
+
+
+def _folded(before: Counter[str], after: Counter[str]) -> Iterator[str]:
+    """What the runtime's own optimizer merged or computed once: `3 BatchNormalization folded`."""
+    gone = (before - after).items()
+    yield from (f"{count} {op} folded" for op, count in sorted(gone, key=lambda item: -item[1]))
 
 
 def prove_parity(

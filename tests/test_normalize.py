@@ -8,6 +8,7 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+from support import onnx_models as models
 from support.onnx_models import cnn, images, mlp, save
 
 from gate import backends, graph, recipes
@@ -331,3 +332,21 @@ def test_nan_in_any_output_has_no_parity(order: tuple[str, str]) -> None:
             [{}],
             "m",
         )
+
+
+def test_what_the_optimizer_folded_is_told(tmp_path: Path) -> None:
+    weights = {
+        "w": models.weights(4, 1, 3, 3),
+        **{name: np.ones(4, np.float32) for name in ("scale", "shift", "mean", "variance")},
+    }
+    nodes = [
+        helper.make_node("Identity", ["image"], ["same"], "same"),
+        helper.make_node("Conv", ["same", "w"], ["c"], "conv"),
+        helper.make_node(
+            "BatchNormalization", ["c", "scale", "shift", "mean", "variance"], ["y"], "norm"
+        ),
+    ]
+    shape = {"image": ["N", 1, 8, 8]}
+    path = save(models.model(nodes, shape, {"y": ["N", 4, 6, 6]}, weights), tmp_path / "m.onnx")
+    steps = normalized(path, tmp_path / "run").steps
+    assert {"1 BatchNormalization folded", "1 Identity folded"} <= set(steps)

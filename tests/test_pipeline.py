@@ -120,13 +120,20 @@ def test_on_inconclusive_warn_lets_nothing_else_through(project: Project) -> Non
 
 @pytest.mark.parametrize("recipe", ["static-signed", "static-per-tensor", "dynamic"])
 def test_every_recipe_runs_as_integers(project: Project, recipe: str) -> None:
-    project.spec["build"]["recipe"] = recipe
+    every = {"op_types": ["Conv", "Gemm"]} if recipe == "dynamic" else {}
+    project.spec["build"]["recipe"] = {"base": recipe, **every}
     project.spec["judge"]["held_out"]["limit"] = 300
     project.write()
     record = judged(project)
     assert record.int8.recipe.name == recipe
     assert record.int8.int8_share > 0
     assert record.provenance.batch_size == (1 if recipe == "dynamic" else 64)
+
+
+def test_a_recipe_that_finds_next_to_nothing_is_no_int8(project: Project) -> None:
+    project.spec["build"]["recipe"] = "dynamic"  # of a CNN, the last layer
+    project.write()
+    assert code(project) == 4
 
 
 def test_a_module_is_judged_like_its_onnx(project: Project) -> None:
