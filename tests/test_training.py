@@ -135,18 +135,16 @@ def test_it_computes_what_was_trained_on_any_batch(
         expected = ready.module.eval()(batch).numpy()
     ready.module.train()
     (got,) = ran(exported, image=batch).values()
-    step = float(next(s for s in _scales(exported) if s > 0))
     assert got.shape == (count, 10)
-    assert np.abs(got - expected).max() <= 2 * step  # a rounding that falls the other way
-    assert np.mean(got == expected) > 0.9
+    assert np.mean(got == expected) > 0.9  # a few roundings fall the other way
+    assert np.abs(got - expected).max() <= 2 * _output_scale(exported)
 
 
-def _scales(path: Path) -> list[float]:
-    """The scale of the last DequantizeLinear, the output's."""
-    model = onnx.load(path)
-    last = next(n for n in model.graph.node if n.output[0] == model.graph.output[0].name)
-    weights = {tensor.name: tensor for tensor in model.graph.initializer}
-    return [float(onnx.numpy_helper.to_array(weights[last.input[1]]))]
+def _output_scale(path: Path) -> float:
+    graph = onnx.load(path).graph
+    last = next(node for node in graph.node if node.output[0] == graph.output[0].name)
+    (scale,) = (tensor for tensor in graph.initializer if tensor.name == last.input[1])
+    return float(onnx.numpy_helper.to_array(scale))
 
 
 def test_inputs_and_outputs_are_named_as_the_gate_names_those_of_the_module(
@@ -170,6 +168,7 @@ def test_equal_weights_give_equal_bytes(ready: Prepared, exported: Path, tmp_pat
     assert again.read_bytes() == exported.read_bytes()
 
 
+@pytest.mark.slow
 def test_another_process_in_another_folder_gives_the_same_bytes(tmp_path: Path) -> None:
     program = (
         "import torch, numpy as np, sys\n"
@@ -194,8 +193,8 @@ def test_another_process_in_another_folder_gives_the_same_bytes(tmp_path: Path) 
 
 def test_nothing_of_the_machine_is_left_in_the_file(exported: Path) -> None:
     content = exported.read_bytes()
-    for trace in (b"/home", b"/work", b"site-packages", b".py", b"stack_trace", b"name_scopes"):
-        assert trace not in content
+    for trace in (str(Path.cwd()), "site-packages", ".py", "stack_trace", "name_scopes"):
+        assert trace.encode() not in content
 
 
 def test_the_gate_judges_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -203,10 +202,10 @@ def test_the_gate_judges_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     project = Project(tmp_path)
     project.spec["judge"]["expect_fp32"] = "unknown"
     project.budget(metric="int8_share", at_least=0.99)
-    module = Net()
+    module = layers(nn.Conv2d(1, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 10))
     made = prepare(module, {"image": images()})
     fit(made.module, rate=0.0)
-    int8 = made.export(tmp_path / "net.onnx")
+    int8 = made.export(tmp_path / "model.onnx")
     found = run_gate(project.policy, module, int8=int8, tracker="none")
     assert found.verdict.outcome == "pass"
     assert found.record.int8.int8_share == 1.0
@@ -272,7 +271,7 @@ def test_all_products_run_in_integers(
 def test_weights_have_the_scales_and_the_bits_that_were_asked_for(
     per_channel: bool, reduce_range: bool, tmp_path: Path
 ) -> None:
-    module = layers(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU())
+    module = layers(nn.Conv2d(1, 4, 3), nn.ReLU())
     made = trained(module, images(), per_channel=per_channel, reduce_range=reduce_range)
     model = onnx.load(made.export(tmp_path / "m.onnx"))
     tensors = {t.name: onnx.numpy_helper.to_array(t) for t in model.graph.initializer}
@@ -334,14 +333,14 @@ def test_training_lowers_a_loss_that_rounding_raised() -> None:
         wanted = teacher(values)
     module = trained(teacher, values).module
     losses = []
-    optimizer = torch.optim.Adam(module.parameters(), lr=3e-3)
-    for _ in range(80):
+    optimizer = torch.optim.Adam(module.parameters(), lr=1e-2)
+    for _ in range(120):
         loss = (module(values) - wanted).square().mean()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-        losses.append(float(loss))
-    assert losses[-1] < 0.5 * losses[0]
+        losses.append(loss.item())
+    assert np.mean(losses[-10:]) < 0.5 * np.mean(losses[:3])
 
 
 def test_the_original_is_untouched() -> None:
@@ -353,36 +352,25 @@ def test_the_original_is_untouched() -> None:
 
 
 def test_evaluating_teaches_it_nothing(ready: Prepared) -> None:
-    before = {name: value.clone() for name, value in ready.module.state_dict().items()}
     ready.module.eval()
     with torch.no_grad():
-        first = ready.module(100 * images())
-        second = ready.module(100 * images())
-    ready.module.train()
-    assert torch.equal(first, second)  # no Dropout
+        first = ready.module(images())  # weights are looked at again, after their last step
+        before = {name: value.clone() for name, value in ready.module.state_dict().items()}
+        ready.module(100 * images())
+        second = ready.module(images())
     after = ready.module.state_dict()
-    assert all(
-        torch.equal(value, after[name])
-        for name, value in before.items()
-        if not roundings(ready.module).get(name.split(".")[0], _OfWeights).is_of_weights
-    )
-
-
-class _OfWeights:
-    is_of_weights = False
+    ready.module.train()
+    assert torch.equal(first, second)
+    assert all(torch.equal(value, after[name]) for name, value in before.items())
 
 
 def test_batch_norm_keeps_its_eps_and_its_momentum() -> None:
     norm = nn.BatchNorm2d(4, eps=0.5, momentum=0.25)
-    made = prepare(layers(nn.Conv2d(1, 4, 3, bias=False), norm), images())
-    made.module(images(2))
-    seen = made.module.state_dict()["1.running_mean"]
-    full = float(norm.running_mean.abs().sum())
-    made.module.eval()
-    assert full == 0.0
-    nodes = [n for n in made.module.graph.nodes if "batch_norm" in str(n.target)]
-    assert [node.args[5:8] for node in nodes] == [(False, 0.25, 0.5)]
-    assert float(seen.abs().sum()) > 0
+    module = prepare(layers(nn.Conv2d(1, 4, 3, bias=False), norm), images()).module
+    (node,) = (node for node in module.graph.nodes if "batch_norm" in str(node.target))
+    assert node.args[5:8] == (True, 0.25, 0.5)
+    module.eval()
+    assert node.args[5:8] == (False, 0.25, 0.5)
 
 
 def test_dropout_in_attention_stops_in_evaluation() -> None:
@@ -396,7 +384,7 @@ def test_dropout_in_attention_stops_in_evaluation() -> None:
 
 
 def test_it_can_be_exported_along_the_way_and_train_on(tmp_path: Path) -> None:
-    module = layers(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(144, 2))
+    module = layers(nn.Conv2d(1, 4, 3), nn.Flatten(), nn.Linear(144, 2))
     made = prepare(module, images())
     fit(made.module, steps=2)
     first = made.export(tmp_path / "first.onnx").read_bytes()
