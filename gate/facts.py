@@ -76,7 +76,7 @@ def facts(record: GateRecord) -> tuple[tuple[str, str], ...]:
         ("FP32 check", _baseline(record)),
         *([("Lost where", _lost(record.costs))] if record.costs else []),
         ("Judged", _judged(record)),
-        ("Ran on", _machine(record)),
+        ("Judged on" if record.attested else "Ran on", _machine(record)),
         *([("x86, no VNNI", _saturation(record.int8))] if record.int8.saturating else []),
         ("Source", _source(record)),
     ]
