@@ -148,6 +148,6 @@ def _exposed(
     batches = calibrate.batches(
         calibration,
         fixed=data.fixed_batch(candidate),
-        measure=lambda batch: sum(value.nbytes for value in runner.run(batch.feeds).values()),
+        measure=lambda batch: sum(value.nbytes for value in runner.views(batch.feeds).values()),
     )
     return runner, batches

@@ -58,7 +58,12 @@ def percentile(found: Histogram, *, share: float, symmetric: bool = False, **_: 
 
 
 def entropy(
-    found: Histogram, *, levels: int = LEVELS - 1, candidates: int = _CANDIDATES, **_: float
+    found: Histogram,
+    *,
+    symmetric: bool = False,
+    levels: int = LEVELS - 1,
+    candidates: int = _CANDIDATES,
+    **_: float,
 ) -> Range:
     """The threshold at which the quantized distribution tells most of the real one.
 
@@ -67,12 +72,15 @@ def entropy(
     bins of each level where P is not 0. A level that is empty where P is not counts as one value,
     or no outlier that stands alone could be clipped. The window with the least Kullback–Leibler
     divergence Σ p ln(p / q) wins; one without any value is out of the question. A spike in the
-    two bins at 0, which every range keeps exactly, is first cut down to the bins beside them.
+    two bins at 0, which every range keeps exactly, is first cut down to the bins beside them. Of a
+    symmetric type, what lies on one side of 0 has half of the levels.
 
     S. Migacz (2017), "8-bit inference with TensorRT", GPU Technology Conference.
     """
     counts = _without_spike(found)
     end = found.first + len(counts)
+    if symmetric and (found.first >= 0 or end <= 0):
+        levels = (levels + 1) // 2
     halves = np.arange(max(found.first, -end, 0) + 1, max(abs(found.first), abs(end)) + 1)
     begins, ends = _windows(found, halves)
     enough = ends - begins >= min(levels, len(counts))

@@ -5,9 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from onnx import numpy_helper
 from support.int8 import ranges_of, recipe
 from support.project import CNN, Project
 
@@ -226,3 +228,34 @@ def test_the_record_is_judged_again(project: Project) -> None:
     project.budget(metric="size", max_ratio=0.5)
     with pytest.raises(errors.GateError):
         judge(Path("out"), str(project.policy))
+
+
+def test_outputs_that_torch_computed_are_judged(project: Project) -> None:
+    """The same weights in another runtime, and the same with weights rounded to eight bits."""
+    torch = pytest.importorskip("torch")
+    numbers = {t.name: numpy_helper.to_array(t) for t in onnx.load(CNN).graph.initializer}
+
+    def logits(images: Any, rounded: bool) -> Any:
+        def weight(name: str) -> Any:
+            w = torch.from_numpy(numbers[f"{name}.weight"].copy())
+            step = w.abs().reshape(len(w), -1).amax(1).reshape(-1, *[1] * (w.ndim - 1)) / 127
+            return (w / step).round() * step if rounded else w
+
+        x = torch.from_numpy(images)
+        for name, pooled in (("0", False), ("2", True), ("5", True)):
+            bias = torch.from_numpy(numbers[f"{name}.bias"].copy())
+            x = torch.relu(torch.nn.functional.conv2d(x, weight(name), bias, padding=1))
+            x = torch.nn.functional.max_pool2d(x, 2) if pooled else x
+        bias = torch.from_numpy(numbers["9.bias"].copy())
+        return torch.nn.functional.linear(x.flatten(1), weight("9"), bias).numpy()
+
+    data = project.data("held_out")
+    for side in ("fp32", "int8"):
+        made = np.full(len(data["id"]), f"torch {torch.__version__}")
+        found = logits(data["image"], side == "int8")
+        save(project.folder, side, found, data["id"], runtime=made)
+    record = judged(project)
+    assert record.verdict.outcome == "pass"
+    assert record.attested[1].runtime == f"torch {torch.__version__}"
+    accuracy = next(c for c in record.comparisons if c.metric == "accuracy")
+    assert accuracy.reference == pytest.approx(0.961, abs=1e-6)

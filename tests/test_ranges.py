@@ -299,3 +299,10 @@ def test_a_signed_range_is_chosen_for_its_coarser_steps() -> None:
     found = counted(SAMPLES["relu"]())
     signed = ranges.mean_squared_error(found, symmetric=True)[1]
     assert signed < ranges.mean_squared_error(found)[1]
+
+
+def test_what_lies_on_one_side_has_half_of_a_symmetric_types_levels() -> None:
+    found = counted(SAMPLES["relu"]())
+    assert ranges.entropy(found, symmetric=True) == ranges.entropy(found, levels=128)
+    both = counted(SAMPLES["gaussian"]())
+    assert ranges.entropy(both, symmetric=True) == ranges.entropy(both)

@@ -207,7 +207,9 @@ class Session:
             values = self._session.run_with_ort_values(names, given, _run_options())
         except Exception as error:
             raise self._failed(error, feeds) from error
-        return {name: _view(value) for name, value in zip(names, values, strict=True)}
+        # what is no tensor, such as a classifier's map of labels, has no range
+        tensors = (pair for pair in zip(names, values, strict=True) if pair[1].is_tensor())
+        return {name: _view(value) for name, value in tensors}
 
     def _failed(self, error: Exception, feeds: Mapping[str, Array]) -> EvaluationError:
         return EvaluationError(
@@ -258,7 +260,8 @@ def _load(source: str | bytes, options: Any, *, name: Path) -> Any:
 
 
 def _view(value: Any) -> Array:
-    if not hasattr(value, "__dlpack__"):  # ONNX Runtime built without it
+    text = value.data_type() == "tensor(string)"
+    if text or not hasattr(value, "__dlpack__"):  # ONNX Runtime built without it
         return np.asarray(value.numpy())
     return np.from_dlpack(value)
 

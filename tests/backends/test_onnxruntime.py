@@ -318,3 +318,16 @@ def test_folding_keeps_normalisations_and_activations_standard(tmp_path: Path) -
     )
     BACKEND.optimize(path, tmp_path / "o.onnx")
     assert {node.domain for node in onnx.load(tmp_path / "o.onnx").graph.node} == {""}
+
+
+def test_text_that_a_model_gives_is_viewed_and_has_no_range(tmp_path: Path) -> None:
+    proto = models.mlp()
+    label = onnx.helper.make_tensor_value_info("label", onnx.TensorProto.STRING, [1])
+    text = onnx.helper.make_tensor("text", onnx.TensorProto.STRING, [1], [b"digit"])
+    proto.graph.node.append(onnx.helper.make_node("Constant", [], ["label"], "told", value=text))
+    proto.graph.output.append(label)
+    path = save(proto, tmp_path / "m.onnx")
+    sources = BACKEND.activations(path, recipe())
+    found = BACKEND.open_exposed(path, tuple(sources), threads=1).views({"x": vectors()})
+    assert found["label"].tolist() == ["digit"]
+    assert set(sources) - {"x"} <= set(found)
