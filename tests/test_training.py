@@ -26,6 +26,12 @@ nn = torch.nn
 EXAMPLES = Path(__file__).parents[1] / "docs" / "examples"
 
 
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    """New layers have the same weights in every run."""
+    torch.manual_seed(0)
+
+
 def images(count: int = 4, *, channels: int = 1, seed: int = 1) -> Any:
     return torch.rand(count, channels, 8, 8, generator=torch.Generator().manual_seed(seed))
 
