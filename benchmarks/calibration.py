@@ -26,7 +26,7 @@ from onnxruntime.quantization import CalibrationMethod, create_calibrator, regis
 
 from gate import calibrate, ranges, recipes
 from gate.backends.onnxruntime import BACKEND
-from gate.records import Split
+from gate.values import Split
 
 THREADS = min(4, os.cpu_count() or 1)
 MB = 1 << 20

@@ -23,9 +23,9 @@ from gate.evaluate import load_rows
 from gate.examples.digits import train, villains
 from gate.metrics import Metric
 from gate.policy import Budget
-from gate.records import Evaluation, Rows
 from gate.statistics import exact, sequential
 from gate.stopping import Watch
+from gate.values import Evaluation, Rows
 
 ALPHA, BUDGET, FLIPS = 0.05, 0.01, 0.03
 LOST, FLIPPED = 0.01125, 0.02

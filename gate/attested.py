@@ -13,7 +13,8 @@ import numpy as np
 
 from gate import artifact, formats
 from gate.errors import DataError, EvaluationError, UsageError
-from gate.records import Array, Attestation, Batch, Candidate, Column, Int8Model, TensorSpec
+from gate.records import Attestation
+from gate.values import Array, Batch, Candidate, Column, Int8Model, TensorSpec
 
 _TOLD = ("artifact_sha256", "runtime", "device")
 _SHOWN = 5

@@ -20,7 +20,8 @@ from gate import ranges
 from gate.errors import DataError, EvaluationError
 from gate.histogram import Counter, Histogram
 from gate.recipes import Recipe
-from gate.records import Array, Batch, Split
+from gate.values import Array, Batch, Split
+from gate.wording import few
 
 Ranges = dict[str, tuple[float, float]]
 Observed = Mapping[str, Histogram]
@@ -28,7 +29,6 @@ Run = Callable[[Mapping[str, Array]], Mapping[str, Array]]
 BUDGET = 64 << 20
 """Bytes of activations at a time, where one example alone has no more."""
 _MOST = 64
-_NAMED = 5
 
 
 # ── the pass ──────────────────────────────────────────────────────────────────────────────
@@ -113,11 +113,10 @@ def _not_finite(name: str, array: Array, batch: Batch) -> str:
     ids = batch.ids
     if array.ndim and len(array) == len(ids):
         ids = ids[~np.isfinite(array.reshape(len(array), -1)).all(axis=1)]
-    named = ", ".join(repr(str(key)) for key in ids[:_NAMED])
-    more = f" and {len(ids) - _NAMED} more" if len(ids) > _NAMED else ""
+    named = few([repr(str(key)) for key in ids])
     source = "input" if name in batch.feeds else "activation"
     return (
-        f"{source} {name!r} is NaN or infinite on calibration example {named}{more}, so it has no "
+        f"{source} {name!r} is NaN or infinite on calibration example {named}, so it has no "
         "range. Mend those examples, or exclude the nodes around it with `exclude_nodes`"
     )
 

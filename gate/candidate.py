@@ -22,7 +22,7 @@ import yaml
 from gate import artifact
 from gate.errors import CandidateError, UsageError
 from gate.policy import MODEL_URIS
-from gate.records import Array
+from gate.values import Array
 
 Outputs = Mapping[str, Array]
 Examples = Callable[[tuple[str, ...]], Mapping[str, Array]]

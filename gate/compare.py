@@ -16,9 +16,10 @@ from gate.methods import judged, shown, timed
 from gate.metrics import ArtifactMetric, Metric
 from gate.pairs import POINT_ESTIMATE, UNDEFINED, Draft, Fields, Pairs
 from gate.policy import Budget, slice_label
-from gate.records import Array, Comparison, Evaluation, Measured, Rounds
+from gate.records import Comparison, Measured, Rounds
 from gate.slices import Sample, samples
 from gate.stopping import Early
+from gate.values import Array, Evaluation
 
 __all__ = ["EXACT_NUMBER", "POINT_ESTIMATE", "UNDEFINED", "compare_budgets", "describe"]
 

@@ -16,8 +16,9 @@ from gate import artifact, formats, identity
 from gate.errors import DataError, OverlapError, UsageError
 from gate.policy import DataSource, Policy, Preprocess
 from gate.preprocess import fit
-from gate.records import Array, Candidate, Column, Split, SplitInfo, TensorSpec
+from gate.records import SplitInfo
 from gate.table import Table, by_role, raw_inputs, take
+from gate.values import Array, Candidate, Column, Split, TensorSpec
 
 Prepare = Callable[[Array], Array]
 _SHOWN = 5

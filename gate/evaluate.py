@@ -16,9 +16,10 @@ import numpy as np
 from gate.errors import BaselineError, EvaluationError, RecordError
 from gate.metrics import Metric
 from gate.policy import ExpectFp32
-from gate.records import Array, Baseline, Batch, Evaluation, Rows, Split
+from gate.records import Baseline
 from gate.stopping import chance
 from gate.tasks import BoundTask
+from gate.values import Array, Batch, Evaluation, Rows, Split
 
 Give = Callable[[Batch], Mapping[str, Array]]
 """What a model gives for a batch: outputs by name, (B, …)."""
@@ -277,8 +278,8 @@ def rows_of(evaluation: Evaluation) -> dict[str, Array]:
     return arrays
 
 
-def load_rows(path: os.PathLike[str]) -> Evaluation:
-    """The evaluation that `rows_of` described.
+def load_arrays(path: os.PathLike[str]) -> dict[str, Array]:
+    """The arrays of an npz that a run wrote, `id` among them: (N,) of different texts.
 
     Raises:
         RecordError: the file is missing or damaged.
@@ -286,20 +287,37 @@ def load_rows(path: os.PathLike[str]) -> Evaluation:
     try:
         with Path(path).open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
             arrays: dict[str, Any] = dict(archive)
-        ids, targets = arrays["id"], arrays["target"]
+        ids = arrays["id"]
+        if ids.ndim != 1 or ids.dtype.kind != "U" or len(np.unique(ids)) != len(ids):
+            raise ValueError("its ids are no list of different texts")  # noqa: TRY301
     except (
         OSError,
         ValueError,
         KeyError,
         TypeError,
         EOFError,
+        NotImplementedError,
         zipfile.BadZipFile,
         zlib.error,
     ) as error:
-        raise RecordError(f"{path} is missing or damaged, run the gate again: {error}") from error
+        raise RecordError(
+            f"{path} is missing or damaged: {error}. Fetch it again, or run the gate again"
+        ) from error
+    return arrays
+
+
+def load_rows(path: os.PathLike[str]) -> Evaluation:
+    """The evaluation that `rows_of` described.
+
+    Raises:
+        RecordError: the file is missing or damaged.
+    """
+    arrays = load_arrays(path)
+    if "target" not in arrays:
+        raise RecordError(f"{path} is damaged: it has no targets. Run the gate again")
     return Evaluation(
-        ids=ids,
-        targets=targets,
+        ids=arrays["id"],
+        targets=arrays["target"],
         slices=_under(arrays, "slice/"),
         unit=arrays.get("unit"),
         fp32={name: Rows(values) for name, values in _under(arrays, "fp32/").items()},

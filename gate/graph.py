@@ -238,3 +238,26 @@ def first_line(error: BaseException) -> str:
     """The first line of a library's message, without a full stop."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
     return lines[0].strip().rstrip(".")
+
+
+def strip(model: Any) -> None:
+    """Exporters leave paths and stack traces of their machine: the hash must not see them."""
+    del model.metadata_props[:]
+    model.doc_string = ""
+    _strip_graph(model.graph)
+    for tensor in tensors(model):
+        tensor.doc_string = ""
+    for function in model.functions:
+        for node in function.node:
+            del node.metadata_props[:]
+            node.doc_string = ""
+
+
+def _strip_graph(graph: Any) -> None:
+    graph.doc_string = ""
+    for item in (graph, *graph.node, *graph.input, *graph.output, *graph.value_info):
+        del item.metadata_props[:]
+        item.doc_string = ""
+    for node in graph.node:
+        for body in subgraphs(node):
+            _strip_graph(body)

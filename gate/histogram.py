@@ -13,7 +13,7 @@ from threading import local
 
 import numpy as np
 
-from gate.records import Array
+from gate.values import Array
 
 BINS = 2048
 _BLOCK = 1 << 16

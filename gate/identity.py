@@ -18,7 +18,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
-from gate.records import Array
+from gate.values import Array
 
 
 def hash_rows(columns: Mapping[str, Array]) -> Array:

@@ -11,8 +11,8 @@ from gate.candidate import Source
 from gate.normalize import external_files
 from gate.provenance import cpu
 from gate.quantize import adopt, quantize
-from gate.records import Array, Batch, Candidate, Int8Model, Saturation, Split
 from gate.run import Ready, Run
+from gate.values import Array, Batch, Candidate, Int8Model, Saturation, Split
 
 _NOTICED = 1e-6
 """Share of products from which an overflow is worth a word."""

@@ -3,7 +3,7 @@
 from gate.errors import EvaluationError
 from gate.metrics import ArtifactMetric, Metric
 from gate.policy import Budget
-from gate.records import Array
+from gate.values import Array
 
 
 def unsupported(

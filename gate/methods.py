@@ -13,9 +13,10 @@ from gate import unitwise
 from gate.metrics import ArtifactMetric
 from gate.pairs import ASYMPTOTIC, UNDEFINED, Draft, Fields, Method, Pair, Pairs
 from gate.policy import Budget
-from gate.records import Array, Counts, Rounds
+from gate.records import Counts, Rounds
 from gate.statistics import clopper_pearson, exact, latency, ratio, sequential, tango
 from gate.stopping import Look
+from gate.values import Array
 
 
 def judged(

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from gate.records import Array, Rows
+from gate.values import Array, Rows
 
 
 class Observe(Protocol):

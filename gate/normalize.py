@@ -17,7 +17,7 @@ from gate import artifact
 from gate import graph as graphs
 from gate.backends import Backend, Runner
 from gate.errors import CandidateError
-from gate.records import Array, Candidate
+from gate.values import Array, Candidate
 
 MIN_OPSET = 17
 MIN_IR = 8
@@ -140,32 +140,11 @@ def _load(path: Path) -> Any:
 
 def _clean(model: Any) -> Iterator[str]:
     """Metadata gone, initializers off the inputs, every node named; what was done."""
-    _strip(model)
+    graphs.strip(model)
     if dropped := graphs.drop_weight_inputs(model):
         yield f"{dropped} initializers taken off the inputs"
     if renamed := graphs.name_nodes(model):
         yield f"{renamed} nodes named"
-
-
-def _strip(model: Any) -> None:
-    """Exporters leave paths and stack traces of their machine: the hash must not see them."""
-    del model.metadata_props[:]
-    model.doc_string = ""
-    _strip_graph(model.graph)
-    for function in model.functions:
-        for node in function.node:
-            del node.metadata_props[:]
-            node.doc_string = ""
-
-
-def _strip_graph(graph: Any) -> None:
-    graph.doc_string = ""
-    for item in (graph, *graph.node, *graph.input, *graph.output, *graph.value_info):
-        del item.metadata_props[:]
-        item.doc_string = ""
-    for node in graph.node:
-        for body in graphs.subgraphs(node):
-            _strip_graph(body)
 
 
 def _raise_opset(model: Any, name: str, opset: int) -> Any:

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 
 from gate.metrics import Metric
-from gate.records import Array, Counts, Rows
+from gate.records import Counts
 from gate.statistics import jackknife
+from gate.values import Array, Rows
 
 POINT_ESTIMATE = "point estimate"
 UNDEFINED = "undefined"

@@ -23,21 +23,11 @@ from gate.metrics import (
 from gate.policy_file import LoadedPolicy, load_policy
 from gate.preflight import preflight
 from gate.progress import Progress, Silent
-from gate.records import (
-    Array,
-    Batch,
-    Comparison,
-    Cost,
-    Evaluation,
-    GateRecord,
-    ProcessInfo,
-    Split,
-    Stage,
-    Verdict,
-)
+from gate.records import Comparison, Cost, GateRecord, ProcessInfo, Stage, Verdict
 from gate.run import Judged, Run, charge, write
 from gate.stopping import Early, Watch
 from gate.subject import Given, Subject, bring
+from gate.values import Array, Batch, Evaluation, Split
 
 BACKEND = "onnxruntime"
 

@@ -14,7 +14,7 @@ import numpy as np
 
 from gate.errors import DataError, UsageError
 from gate.policy import Preprocess
-from gate.records import Array, Column, TensorSpec
+from gate.values import Array, Column, TensorSpec
 
 _IMAGE_AXES = 3
 

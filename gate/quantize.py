@@ -9,7 +9,8 @@ from gate import artifact, graph
 from gate.backends import Backend, Ranges
 from gate.errors import CandidateError, QuantizationError
 from gate.recipes import Recipe
-from gate.records import Array, Candidate, FloatWeights, Int8Model, Island, Kernel
+from gate.values import Array, Candidate, FloatWeights, Int8Model, Island, Kernel
+from gate.wording import few
 
 _NAMED = 5
 _LEAST = 0.01
@@ -216,7 +217,7 @@ def _check_exclusions(fp32: Sequence[Kernel], proof: Proof, recipe: Recipe) -> N
     broken = [node for node in proof.quantized_nodes if node in excluded]
     if broken:
         raise QuantizationError(
-            f"the recipe excludes {_few(broken)}, and the runtime runs it as integers all the "
+            f"the recipe excludes {few(broken)}, and the runtime runs it as integers all the "
             "same, because the nodes around it are quantized: exclude those that feed it, too"
         )
 
@@ -231,7 +232,7 @@ def _demand_integers(kernels: Sequence[Kernel]) -> None:
         floats = [f"{k.node} ({k.op})" for k in kernels if k.macs and not k.integer]
         raise QuantizationError(
             f"only {100 * integer / total:.2g} % of the model's work runs as integers: "
-            f"{_few(floats)} run in floating point. That is no INT8 model: try another recipe, "
+            f"{few(floats)} run in floating point. That is no INT8 model: try another recipe, "
             "such as static, or release it as FP32"
         )
 
@@ -244,12 +245,7 @@ def _nothing_ran(kernels: Sequence[Kernel]) -> str:
             "INT8 could speed up; release the model as FP32"
         )
     return (
-        f"the INT8 model loads, and runs no integer kernel: {_few(floats)} ran in floating point. "
+        f"the INT8 model loads, and runs no integer kernel: {few(floats)} ran in floating point. "
         "Their weights are not constants, or their types are unknown to the quantizer; "
         "export the model with constants folded, or try another recipe"
     )
-
-
-def _few(names: Sequence[str]) -> str:
-    shown = ", ".join(names[:_NAMED])
-    return shown if len(names) <= _NAMED else f"{shown} and {len(names) - _NAMED} more"

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from gate.histogram import Histogram
-from gate.records import Array
+from gate.values import Array
 
 Range = tuple[float, float]
 LEVELS = 256

@@ -20,22 +20,20 @@ from gate.provenance import provenance
 from gate.records import (
     Attestation,
     Baseline,
-    Candidate,
     CandidateInfo,
     Comparison,
     Cost,
     GateRecord,
     Int8Info,
-    Int8Model,
     PolicySource,
     ProcessInfo,
-    Split,
     Splits,
     Stage,
     Verdict,
 )
 from gate.since import since
 from gate.statistics import ledger
+from gate.values import Candidate, Int8Model, Split
 
 
 @dataclass(frozen=True, slots=True)

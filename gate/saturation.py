@@ -11,7 +11,7 @@ Intel (2018), "Lower numerical precision deep learning inference and training".
 import numpy as np
 
 from gate.histogram import Histogram
-from gate.records import Array
+from gate.values import Array
 
 _LARGEST, _SMALLEST = 32767, -32768
 _LEVELS = 256

@@ -8,6 +8,7 @@ from pydantic import ValidationError
 
 from gate.recipes import Recipe
 from gate.records import Comparison, GateRecord, PreviousRelease
+from gate.wording import few
 
 _MOVED = 1e-9
 _NAMED = 3
@@ -73,8 +74,7 @@ def _layers(now: GateRecord, last: GateRecord) -> Iterator[str]:
         moved = [node for node in mine if node in frozenset(theirs)]
         if moved:
             layers = "layer" if len(moved) == 1 else "layers"
-            more = f" and {len(moved) - _NAMED} more" if len(moved) > _NAMED else ""
-            yield f"{len(moved)} {layers} {text}: {', '.join(moved[:_NAMED])}{more}"
+            yield f"{len(moved)} {layers} {text}: {few(moved, _NAMED)}"
 
 
 def _results(now: GateRecord, last: GateRecord) -> Iterator[str]:

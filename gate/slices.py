@@ -10,7 +10,7 @@ import numpy as np
 
 from gate.errors import EvaluationError
 from gate.policy import Budget, Scalar, scalar_text, slice_label
-from gate.records import Array, Evaluation
+from gate.values import Array, Evaluation
 
 _LISTED = 10
 

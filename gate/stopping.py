@@ -17,9 +17,9 @@ import numpy as np
 from gate.judgeable import is_clustered
 from gate.metrics import ArtifactMetric, Metric
 from gate.policy import Budget, ExpectFp32
-from gate.records import Evaluation, Rows
 from gate.slices import samples
 from gate.statistics import sequential
+from gate.values import Evaluation, Rows
 
 _FAR = 3.3
 Key = tuple[str, str | None]

@@ -13,9 +13,10 @@ from gate.evaluate import Give, first_outputs, opening
 from gate.int8 import make_int8, take_ready
 from gate.metrics import MODEL_METRICS, Metric
 from gate.normalize import normalize, prove_parity
-from gate.records import Array, Attestation, Batch, Candidate, Int8Model, Split, TensorSpec
+from gate.records import Attestation
 from gate.run import Run
 from gate.tasks import BoundTask
+from gate.values import Array, Batch, Candidate, Int8Model, Split, TensorSpec
 
 
 @dataclass(frozen=True, slots=True)

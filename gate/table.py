@@ -9,7 +9,7 @@ import numpy as np
 
 from gate.errors import DataError
 from gate.preprocess import described, dtype_name
-from gate.records import Array, Column, TensorSpec
+from gate.values import Array, Column, TensorSpec
 
 _BLOCK_BYTES = 4 << 20
 _BLOCK_ROWS = 65536

@@ -21,8 +21,9 @@ import numpy as np
 from gate import backends
 from gate.backends import Runner
 from gate.errors import EvaluationError, UsageError
-from gate.records import Array, Rounds
+from gate.records import Rounds
 from gate.statistics import latency
+from gate.values import Array
 
 ROUNDS = 30
 _WARM, _WARM_S = 10, 0.2

@@ -140,7 +140,7 @@ def to_onnx(
     graphs.name_nodes(model)
     _rename(model, model.graph.input, tuple(examples))
     _rename(model, model.graph.output, outputs)
-    _strip(model)
+    graphs.strip(model)
     return model
 
 
@@ -327,14 +327,3 @@ def _rename(model: Any, values: Any, names: Sequence[str]) -> None:
     parts = (model.graph.input, model.graph.output, model.graph.initializer, model.graph.value_info)
     for part in (entry for entries in parts for entry in entries):
         part.name = new.get(part.name, part.name)
-
-
-def _strip(model: Any) -> None:
-    """Paths, stack traces and scopes of the machine that exported."""
-    main = model.graph
-    inner = (node for node, _ in graphs.walk(model))
-    for part in (model, main, *inner, *main.input, *main.output, *main.value_info):
-        del part.metadata_props[:]
-        part.doc_string = ""
-    for tensor in main.initializer:
-        tensor.doc_string = ""

@@ -35,13 +35,13 @@ from typing import Any
 
 from gate import artifact, backends, graph, trainable
 from gate.errors import CandidateError, QuantizationError, UsageError
-from gate.records import Kernel
 from gate.rounding import is_seen, roundings
+from gate.values import Kernel
+from gate.wording import few
 
 BACKEND = "onnxruntime"
 SHARE = 0.8
 """Of the multiply–accumulate work, what integer kernels have to do."""
-_NAMED = 5
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -252,12 +252,12 @@ def _demand_trained(module: Any) -> None:
     spoilt = [name for name, tensor in tensors.items() if not bool(tensor.isfinite().all())]
     if spoilt:
         raise QuantizationError(
-            f"training left NaN or infinite values in {_few(spoilt)}: lower the learning rate, "
+            f"training left NaN or infinite values in {few(spoilt)}: lower the learning rate, "
             "or clip gradients"
         )
     cast = [name for name, p in module.named_parameters() if str(p.dtype) != "torch.float32"]
     if cast:
-        raise QuantizationError(f"the loop cast {_few(cast)}: train in float32, or under autocast")
+        raise QuantizationError(f"the loop cast {few(cast)}: train in float32, or under autocast")
     parts = roundings(module).values()
     if not all(is_seen(part) for part in parts):
         raise QuantizationError(
@@ -306,7 +306,7 @@ def _prove(path: Path, feeds: Mapping[str, Any], at_least: float) -> None:
     if not total or share < at_least:
         raise QuantizationError(
             f"integer kernels would do {share:.1%} of the work, and {at_least:.0%} is asked for: "
-            f"{_few([_told(kernel, total) for kernel in floats])} stay in floating point. Use "
+            f"{few([_told(kernel, total) for kernel in floats])} stay in floating point. Use "
             "convolutions, linear layers and matrix products with constant weights, or lower "
             "`at_least`"
         )
@@ -363,8 +363,3 @@ def _device(module: Any) -> Any:
 
 def _kind(value: Any) -> str:
     return type(value).__name__
-
-
-def _few(names: Sequence[str]) -> str:
-    shown = ", ".join(names[:_NAMED])
-    return shown if len(names) <= _NAMED else f"{shown} and {len(names) - _NAMED} more"

@@ -16,8 +16,8 @@ import numpy as np
 from gate.metrics import Metric
 from gate.pairs import ASYMPTOTIC, UNDEFINED, Draft, Fields, Method, Pair, Pairs
 from gate.policy import Budget
-from gate.records import Array, Rows
 from gate.statistics import jackknife
+from gate.values import Array, Rows
 
 _MOST = 400
 """Units whose sign is looked at: they sort by name, which says nothing of their change."""

@@ -3,7 +3,7 @@
 import math
 import re
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import Literal
 
 from gate.policy import Budget, Threshold
@@ -50,6 +50,12 @@ def plain(text: object, limit: int = 120) -> str:
         head, tail = (limit - 1) * 2 // 3, (limit - 1) // 3
         shown = f"{shown[:head]}…{shown[-tail:]}"
     return "".join(map(_visible, shown))
+
+
+def few(names: Collection[str], limit: int = 5) -> str:
+    """The first names, and how many more."""
+    shown = ", ".join([*names][:limit])
+    return shown if len(names) <= limit else f"{shown} and {len(names) - limit} more"
 
 
 def _visible(character: str) -> str:

@@ -22,7 +22,7 @@ from gate.calibrate import Cache, observe, ranges_of
 from gate.errors import DataError, EvaluationError
 from gate.histogram import Counter, Histogram
 from gate.recipes import RECIPES
-from gate.records import Batch, Split
+from gate.values import Batch, Split
 
 ROOT = Path(calibration.__file__).parents[1]
 FINITE = st.floats(-(2.0**100), 2.0**100, width=32, allow_subnormal=False)

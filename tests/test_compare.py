@@ -13,8 +13,8 @@ from gate.decide import decide
 from gate.errors import EvaluationError
 from gate.metrics import ARTIFACT_METRICS
 from gate.policy import Budget
-from gate.records import Evaluation, Rows
 from gate.statistics import clopper_pearson, exact, ratio, tango
+from gate.values import Evaluation, Rows
 
 ARTIFACTS = {"size": (100_000.0, 27_000.0), "int8_share": (None, 0.85)}
 KNOWN = METRICS | ARTIFACT_METRICS

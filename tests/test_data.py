@@ -12,7 +12,7 @@ from hypothesis.extra import numpy as hnp
 from gate import data, table
 from gate.errors import DataError, OverlapError, UsageError
 from gate.policy import DataSource, Preprocess
-from gate.records import TensorSpec
+from gate.values import TensorSpec
 
 RNG = np.random.default_rng(0)
 X = TensorSpec("x", "float32", (None, 3))

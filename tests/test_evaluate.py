@@ -10,8 +10,8 @@ import pytest
 from gate.errors import EvaluationError, RecordError
 from gate.evaluate import evaluate, load_rows, rows_of, save_arrays
 from gate.metrics import Metric
-from gate.records import Rows, Split
 from gate.tasks import BoundTask
+from gate.values import Rows, Split
 
 N = 150
 

@@ -10,9 +10,9 @@ from gate.compare import compare_budgets
 from gate.decide import decide
 from gate.metrics import Metric
 from gate.policy import Budget
-from gate.records import Evaluation, Rows
 from gate.statistics import exact, jackknife
 from gate.tasks.classification import TASK
+from gate.values import Evaluation, Rows
 
 RNG = np.random.default_rng(7)
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from gate.metrics import ARTIFACT_METRICS, Metric
-from gate.records import Rows
+from gate.values import Rows
 
 
 def metric(**more):

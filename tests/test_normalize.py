@@ -15,7 +15,7 @@ from gate import backends, graph, recipes
 from gate import normalize as normalize_module
 from gate.errors import CandidateError
 from gate.normalize import normalize, prove_parity, sha256_of_onnx
-from gate.records import Candidate
+from gate.values import Candidate
 
 BACKEND = backends.get("onnxruntime")
 

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from gate.errors import DataError, UsageError
 from gate.policy import Preprocess
 from gate.preprocess import described, fit
-from gate.records import TensorSpec
+from gate.values import TensorSpec
 
 
 def spec(*inner, dtype="float32", name="x"):

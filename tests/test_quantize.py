@@ -17,7 +17,7 @@ from gate.backends.onnxruntime import BACKEND
 from gate.errors import QuantizationError
 from gate.quantize import prove, prove_alone, quantize, source_node
 from gate.recipes import Recipe
-from gate.records import Candidate, Int8Model, Kernel
+from gate.values import Candidate, Int8Model, Kernel
 
 Feeds = dict[str, Any]
 

@@ -9,9 +9,9 @@ from support.pairs import ACCURACY, FLIPS, LOG_LOSS, evaluation
 from gate.compare import compare_budgets
 from gate.decide import decide
 from gate.policy import Budget, ExpectFp32
-from gate.records import Evaluation
 from gate.statistics import exact, sequential
 from gate.stopping import Watch, chance, log_e, unstoppable
+from gate.values import Evaluation
 
 METRICS = {"accuracy": ACCURACY, "prediction_flips": FLIPS}
 

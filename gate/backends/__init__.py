@@ -7,7 +7,7 @@ from typing import Protocol, cast
 
 from gate import door
 from gate.recipes import Recipe
-from gate.records import Array, Kernel, TensorSpec
+from gate.values import Array, Kernel, TensorSpec
 
 GROUP = "gate.backends"
 BACKENDS = {"onnxruntime": "gate.backends.onnxruntime:BACKEND"}

@@ -9,6 +9,7 @@ from gate import graph as graphs
 from gate.backends._onnxruntime_profile import INTEGER_OPERAND
 from gate.errors import QuantizationError
 from gate.recipes import RECIPES, Recipe
+from gate.wording import few
 
 _WORKING_OPS = frozenset(
     (
@@ -260,12 +261,6 @@ def _why(
         ),
     }
     return next((reason for reason, holds in told.items() if holds), None)
-
-
-def few(names: Collection[str], limit: int = 5) -> str:
-    """The first names, and how many more."""
-    shown = ", ".join(list(names)[:limit])
-    return shown if len(names) <= limit else f"{shown} and {len(names) - limit} more"
 
 
 def float_types() -> dict[int, str]:

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from gate.backends import Product
-from gate.records import Array
+from gate.values import Array
 
 _CONVOLUTION = "Conv"
 _PRODUCTS = (_CONVOLUTION, "MatMul", "Gemm")

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from gate.errors import EvaluationError
-from gate.records import Kernel
+from gate.values import Kernel
 
 Shape = tuple[int, ...]
 _SUFFIX = "_kernel_time"

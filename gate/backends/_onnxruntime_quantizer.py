@@ -12,9 +12,10 @@ from contextlib import contextmanager
 from typing import Any
 
 from gate import graph as graphs
-from gate.backends._onnxruntime_plan import Plan, activations, few, float_types
+from gate.backends._onnxruntime_plan import Plan, activations, float_types
 from gate.errors import QuantizationError
 from gate.recipes import Recipe
+from gate.wording import few
 
 Ranges = Mapping[str, tuple[float, float]]
 _WEIGHT_AND_BIAS = 2

@@ -20,7 +20,7 @@ import numpy as np
 
 from gate import graph as graphs
 from gate.backends._onnxruntime_plan import Plan
-from gate.records import Array
+from gate.values import Array
 
 _MATRIX = 2
 _LEAST = 1e-5

@@ -16,7 +16,7 @@ from gate.backends import _onnxruntime_quantizer as quantizer
 from gate.backends import _onnxruntime_smooth as smoothing
 from gate.errors import CandidateError, EvaluationError
 from gate.recipes import Recipe
-from gate.records import Array, Kernel, TensorSpec
+from gate.values import Array, Kernel, TensorSpec
 
 _PROVIDERS = ("CPUExecutionProvider",)
 _SILENT = 4

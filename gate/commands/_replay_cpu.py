@@ -24,7 +24,7 @@ import numpy as np
 
 from gate import backends, door, provenance
 from gate.errors import EvaluationError, GateError, UsageError
-from gate.records import Array
+from gate.values import Array
 
 RunBatch = Callable[[Mapping[str, Array]], Mapping[str, Array]]
 QEMU = "qemu-x86_64"

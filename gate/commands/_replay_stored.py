@@ -1,7 +1,5 @@
 """What a record's folder holds for a replay, each part shown to be what the record vouches for."""
 
-import zipfile
-import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,10 +10,11 @@ import numpy as np
 from gate import artifact, data, preprocess, tasks
 from gate.backends import Backend
 from gate.errors import GateError, RecordError, UsageError
-from gate.evaluate import load_rows
+from gate.evaluate import load_arrays, load_rows
 from gate.metrics import Metric
-from gate.records import Array, Evaluation, GateRecord, Rows, Split, TensorSpec
+from gate.records import GateRecord
 from gate.tasks import BoundTask
+from gate.values import Array, Evaluation, Rows, Split, TensorSpec
 
 INT8, FP32, OUTPUTS, ROWS = "model.int8.onnx", "model.fp32.onnx", "outputs.npz", "rows.npz"
 _OUTPUT = "output/"
@@ -74,7 +73,7 @@ def load_stored(folder: Path, record: GateRecord) -> Stored:
         RecordError: `outputs.npz` or `rows.npz` is missing, damaged, or of another run.
     """
     evaluation = load_rows(folder / ROWS)
-    arrays = _arrays(folder / OUTPUTS)
+    arrays = load_arrays(folder / OUTPUTS)
     _demand_the_runs(folder / ROWS, record.rows_sha256, record)
     _demand_the_runs(folder / OUTPUTS, record.outputs_sha256, record)
     ids = arrays["id"]
@@ -99,30 +98,6 @@ def _demand_the_runs(file: Path, sha256: str | None, record: GateRecord) -> None
             f"{file} is not what record {record.id} vouches for: it was changed after "
             "it was written. Fetch it again, or run the gate again"
         )
-
-
-def _arrays(file: Path) -> dict[str, Array]:
-    try:
-        with file.open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
-            arrays: dict[str, Any] = dict(archive)
-        ids = arrays["id"]
-        if ids.ndim != 1 or ids.dtype.kind != "U" or len(np.unique(ids)) != len(ids):
-            raise ValueError("its ids are no list of different texts")  # noqa: TRY301
-    except (
-        OSError,
-        ValueError,
-        KeyError,
-        TypeError,
-        EOFError,
-        NotImplementedError,
-        zipfile.BadZipFile,
-        zlib.error,
-    ) as error:
-        raise RecordError(
-            f"{file} is missing or damaged, and there is nothing to replay against: {error}. "
-            "Fetch it again, or run the gate again"
-        ) from error
-    return arrays
 
 
 def _demand_fit(file: Path, ids: Array, outputs: Mapping[str, Array], record: GateRecord) -> None:

@@ -18,7 +18,6 @@ from gate.policy_file import digest as policy_digest
 from gate.preflight import preflight
 from gate.records import (
     Comparison,
-    Evaluation,
     Finding,
     GateRecord,
     Measured,
@@ -26,8 +25,9 @@ from gate.records import (
     Verdict,
 )
 from gate.statistics import exact, ledger
+from gate.values import Evaluation
+from gate.wording import few
 
-_NAMED = 5
 _DUST = 1e-12
 _NEAR = 1e-6
 _DECIDING = ("reference", "int8", "degradation", "p_pass", "p_fail")
@@ -258,12 +258,10 @@ def rejudge(record: GateRecord) -> GateRecord:
     verdict = decide(measured_of(record), record.alpha, record.policy.alpha, point=point)
     differing = _differing(record.verdict, verdict)
     if differing:
-        names = ", ".join(differing[:_NAMED])
-        more = f" and {len(differing) - _NAMED} more" if len(differing) > _NAMED else ""
         raise RecordError(
-            f"the verdict in record {record.id} is not what its own numbers give, for {names}"
-            f"{more}: it was changed after it was written, or decided by another version of gate. "
-            "Do not release on it; run the gate again"
+            f"the verdict in record {record.id} is not what its own numbers give, for "
+            f"{few(differing)}: it was changed after it was written, or decided by another version "
+            "of gate. Do not release on it; run the gate again"
         )
     return record.model_copy(update={"verdict": verdict})
 

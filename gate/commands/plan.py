@@ -20,10 +20,11 @@ from gate.planning import Kind, Question, Slice, Spread, plan_budgets
 from gate.policy import Budget, Policy, slice_label
 from gate.policy_file import LoadedPolicy, load_policy
 from gate.preflight import preflight
-from gate.records import Array, Column, Comparison, Counts, Evaluation
+from gate.records import Comparison, Counts
 from gate.slices import samples
 from gate.statistics import jackknife, ledger, power
 from gate.trackers import PastRun, Tracker
+from gate.values import Array, Column, Evaluation
 from gate.wording import QUANTITIES
 
 _LATEST = 3

@@ -23,9 +23,10 @@ from gate.metrics import Metric
 from gate.pipeline import BACKEND
 from gate.progress import Progress, Silent
 from gate.provenance import ARM_FEATURES, X86_FEATURES
-from gate.records import Array, GateRecord, Rows, Split
+from gate.records import GateRecord
 from gate.statistics import clopper_pearson
 from gate.tasks import BoundTask
+from gate.values import Array, Rows, Split
 
 Outcome = Literal["same", "close", "different", "not proven"]
 MAX_FLIPS, CONFIDENCE = 0.01, 0.95

@@ -8,7 +8,7 @@ from typing import Protocol, cast
 
 from gate import door
 from gate.errors import DataError, UsageError
-from gate.records import Column
+from gate.values import Column
 
 GROUP = "gate.formats"
 FORMATS = {

@@ -18,7 +18,7 @@ import numpy as np
 
 from gate import formats
 from gate.errors import DataError
-from gate.records import Array, Column
+from gate.values import Array, Column
 
 _DAMAGE = (
     OSError,

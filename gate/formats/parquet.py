@@ -12,7 +12,7 @@ import numpy as np
 
 from gate import formats
 from gate.errors import DataError
-from gate.records import Array, Column
+from gate.values import Array, Column
 
 _BATCH_BYTES = 4 << 20
 _BATCH_ROWS = 16384

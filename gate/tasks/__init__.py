@@ -7,7 +7,7 @@ from typing import Protocol, cast
 from gate import door
 from gate.metrics import Metric
 from gate.policy import Build
-from gate.records import Array, Rows, TensorSpec
+from gate.values import Array, Rows, TensorSpec
 
 GROUP = "gate.tasks"
 TASKS = {"classification": "gate.tasks.classification:TASK"}

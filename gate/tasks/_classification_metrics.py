@@ -24,7 +24,6 @@ from functools import partial
 import numpy as np
 
 from gate.metrics import Metric
-from gate.records import Array, Rows
 from gate.tasks._classification_rows import (
     EPS,
     Counts,
@@ -40,6 +39,7 @@ from gate.tasks._classification_rows import (
     unpack,
 )
 from gate.tasks._classification_sway import of_auroc, of_average, of_balanced_accuracy
+from gate.values import Array, Rows
 
 _REPORTED_K = 5
 _MANY_CLASSES = 100

@@ -12,7 +12,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from gate.metrics import Observe
-from gate.records import Array
+from gate.values import Array
 
 Kind = Literal["binary", "multi-class", "multi-label"]
 LABELS_A_WORD = 52

@@ -10,8 +10,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from gate.records import Array
 from gate.tasks._classification_rows import Problem, count, unpack
+from gate.values import Array
 
 _Sway = Callable[[Problem, Array], Array]
 

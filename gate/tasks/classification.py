@@ -16,10 +16,10 @@ from gate import door
 from gate.errors import DataError, EvaluationError, UsageError
 from gate.metrics import Metric
 from gate.policy import Build
-from gate.records import Array, Rows, TensorSpec
 from gate.tasks import BoundTask, Task
 from gate.tasks._classification_metrics import catalogue, shown, top_k, top_k_metric
 from gate.tasks._classification_rows import Kind, Problem
+from gate.values import Array, Rows, TensorSpec
 
 _RANGE_SLACK = 1e-6
 """A float32 softmax may round to just above 1."""

@@ -9,6 +9,7 @@ its verdict; no alias is ever set here.
 import json
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -110,12 +111,8 @@ class MlflowTracker:
         Raises:
             TrackerError: the store cannot be reached or refused.
         """
-        place = store.locate()
-        if place.missing:
-            return ()
-        with store.opened(place) as client:
-            experiment = client.get_experiment_by_name(f"{EXPERIMENTS}{model}")
-            return () if experiment is None else ledger.newest(client, experiment.experiment_id)
+        with _kept(model) as found:
+            return () if found is None else ledger.newest(*found)
 
     def past(self, model: str) -> Sequence[PastRun]:
         """Runs of a model, newest first; `incomplete` where logging was cut short.
@@ -123,14 +120,10 @@ class MlflowTracker:
         Raises:
             TrackerError: the store cannot be reached or refused.
         """
-        place = store.locate()
-        if place.missing:
-            return ()
-        with store.opened(place) as client:
-            experiment = client.get_experiment_by_name(f"{EXPERIMENTS}{model}")
-            if experiment is None:
+        with _kept(model) as found:
+            if found is None:
                 return ()
-            runs = _runs(client, experiment.experiment_id)
+            runs = store.pages(found[0].search_runs, experiment_ids=[found[1]])
             kept = [_past(run) for run in runs if STAGE in run.data.tags]
         newest = sorted(kept, key=lambda run: (run.when, run.tags.get("record", "")), reverse=True)
         return tuple(newest)
@@ -210,6 +203,18 @@ def _begun(client: Any, place: store.Place, record: GateRecord) -> Any:
             tags=content.opening_tags(record),
             run_name=record.id,
         )
+
+
+@contextmanager
+def _kept(model: str) -> Iterator[tuple[Any, str] | None]:
+    """The store and a model's experiment; None where there is neither."""
+    place = store.locate()
+    if place.missing:
+        yield None
+        return
+    with store.opened(place) as client:
+        experiment = client.get_experiment_by_name(f"{EXPERIMENTS}{model}")
+        yield None if experiment is None else (client, str(experiment.experiment_id))
 
 
 def _experiment(client: Any, place: store.Place, model: str) -> str:
@@ -346,10 +351,6 @@ def _outcome(known: Mapping[str, str]) -> str:
     outcome = known.get("outcome", "")
     whole = known.get("complete") == "true" and outcome in OUTCOMES
     return outcome if whole else "incomplete"
-
-
-def _runs(client: Any, experiment: str) -> Iterator[Any]:
-    return store.pages(client.search_runs, experiment_ids=[experiment])
 
 
 def _artifacts(client: Any, run: str) -> set[str]:

@@ -10,7 +10,7 @@ from gate import backends, recipes
 from gate.backends import BACKENDS, Backend
 from gate.calibrate import observe, ranges_of
 from gate.errors import CandidateError, EvaluationError, QuantizationError, UsageError
-from gate.records import Batch, TensorSpec
+from gate.values import Batch, TensorSpec
 
 STATIC = recipes.RECIPES["static"]
 DYNAMIC = recipes.RECIPES["dynamic"]

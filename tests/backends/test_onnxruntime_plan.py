@@ -13,7 +13,7 @@ from support.onnx_models import cnn, images, model, save, weights
 from gate import calibrate
 from gate.backends.onnxruntime import BACKEND
 from gate.recipes import Recipe
-from gate.records import Batch
+from gate.values import Batch
 
 SIDE = 6
 

@@ -15,7 +15,7 @@ from support.onnx_models import attention, mlp, save, vectors
 from gate.backends import _onnxruntime_profile as profiles
 from gate.backends.onnxruntime import BACKEND
 from gate.errors import EvaluationError
-from gate.records import Kernel
+from gate.values import Kernel
 
 
 def macs(model: onnx.ModelProto, folder: Path, *, optimize: bool = False) -> int:

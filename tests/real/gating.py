@@ -19,7 +19,8 @@ from gate.errors import GateError
 from gate.normalize import normalize
 from gate.pipeline import run_gate
 from gate.quantize import quantize
-from gate.records import Comparison, GateRecord, Int8Model
+from gate.records import Comparison, GateRecord
+from gate.values import Int8Model
 
 Columns = Mapping[str, Any]
 

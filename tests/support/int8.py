@@ -11,7 +11,7 @@ from support.onnx_models import save
 from gate import calibrate, recipes
 from gate.backends.onnxruntime import BACKEND
 from gate.recipes import Recipe
-from gate.records import Batch, Kernel
+from gate.values import Batch, Kernel
 
 Feeds = dict[str, Any]
 

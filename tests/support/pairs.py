@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from gate.metrics import Metric
-from gate.records import Evaluation, Rows
+from gate.values import Evaluation, Rows
 
 
 def _unused(scores: Any, targets: Any, reference: Any) -> Any:

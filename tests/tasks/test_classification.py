@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from gate import tasks
 from gate.errors import DataError, EvaluationError, UsageError
 from gate.policy import Build
-from gate.records import Rows, TensorSpec
 from gate.tasks import _classification_rows as observed
+from gate.values import Rows, TensorSpec
 
 TASK = tasks.get("classification")
 RNG = np.random.default_rng(0)

@@ -10,7 +10,7 @@ from gate import tasks
 from gate.errors import UsageError
 from gate.metrics import Metric
 from gate.policy import Build
-from gate.records import Rows, TensorSpec
+from gate.values import Rows, TensorSpec
 
 
 @dataclass(frozen=True)
