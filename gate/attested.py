@@ -15,9 +15,10 @@ from gate import artifact, formats
 from gate.errors import DataError, EvaluationError, UsageError
 from gate.records import Attestation
 from gate.values import Array, Batch, Candidate, Column, Int8Model, TensorSpec
+from gate.wording import few
 
+_SUFFIXES = (".npz", ".parquet")
 _TOLD = ("artifact_sha256", "runtime", "device")
-_SHOWN = 5
 _HEX, _DIGITS = frozenset("0123456789abcdef"), 64
 
 
@@ -41,18 +42,21 @@ class Outputs:
             for name, column in self.columns.items()
         )
 
-    def give(self, batch: Batch) -> dict[str, Array]:
-        """Outputs by name, (B, …), of the examples of a batch.
+    def demand(self, ids: Array) -> None:
+        """There is a row for every one of these examples.
 
         Raises:
-            EvaluationError: the file has no row for one of them.
+            EvaluationError: there is not.
         """
-        missing = [key for key in batch.ids.tolist() if key not in self.rows]
+        missing = [key for key in ids.tolist() if key not in self.rows]
         if missing:
             raise EvaluationError(
-                f"{self.where} has no outputs for {len(missing)} held-out examples of a batch "
-                f"(first ids: {', '.join(missing[:_SHOWN])}): run the model on every example"
+                f"{self.where} has no outputs for {len(missing)} of {len(ids)} held-out examples "
+                f"(ids {few(missing)}): run the model on every example"
             )
+
+    def give(self, batch: Batch) -> dict[str, Array]:
+        """Outputs by name, (B, …), of the examples of a batch, which `demand` has shown."""
         index = np.array([self.rows[key] for key in batch.ids.tolist()])
         return {name: np.asarray(column[index]) for name, column in self.columns.items()}
 
@@ -72,6 +76,8 @@ def open_outputs(flag: str, path: Path, scratch: Path) -> Outputs:
     where = f"{flag} {path}"
     if not path.is_file():
         raise UsageError(f"{where}: there is no such file")
+    if path.suffix not in _SUFFIXES:
+        raise UsageError(f"{where}: outputs are read from {' or '.join(_SUFFIXES)} files")
     columns = dict(formats.of(path, None).read(path, scratch))
     ids = _ids(where, columns.pop("id", None))
     told = {name: _told(where, name, columns.pop(name, None)) for name in _TOLD}
@@ -95,6 +101,7 @@ def open_outputs(flag: str, path: Path, scratch: Path) -> Outputs:
 def _ids(where: str, column: Column | None) -> list[str]:
     if column is None:
         raise DataError(f"{where} has no column 'id': outputs belong to examples by their ids")
+    _demand_flat(where, "id", column)
     ids: list[str] = np.asarray(column[:]).astype(str).tolist()
     if len(set(ids)) < len(ids):
         seen: set[str] = set()
@@ -110,13 +117,23 @@ def _told(where: str, name: str, column: Column | None) -> str:
             f"{where} does not say its {name}: add that column, the same text in every row, so "
             "that the verdict is bound to what was run"
         )
+    _demand_flat(where, name, column)
     values = np.unique(np.asarray(column[:]).astype(str))
-    if len(values) != 1 or not values[0].strip():
+    if len(values) != 1:
         raise DataError(
             f"{where}: column {name!r} has {len(values)} values and has to have one: outputs of "
             "different models or machines cannot be judged as one"
         )
+    if not values[0].strip():
+        raise DataError(f"{where}: column {name!r} is blank: say what the outputs were made with")
     return str(values[0])
+
+
+def _demand_flat(where: str, name: str, column: Column) -> None:
+    if len(column.shape) != 1:
+        raise DataError(
+            f"{where}: column {name!r} has shape {column.shape}, and needs one value an example"
+        )
 
 
 # ── in the place of models ────────────────────────────────────────────────────────────────
@@ -126,8 +143,14 @@ def demand_same_outputs(fp32: Outputs, int8: Outputs) -> None:
     """Both files hold the same outputs, of the same type and shape but for the width of floats.
 
     Raises:
-        DataError: they do not.
+        DataError: they do not, or they are of one and the same model.
     """
+    if fp32.told.artifact_sha256 == int8.told.artifact_sha256:
+        raise DataError(
+            f"{fp32.where} and {int8.where} are outputs of one artifact "
+            f"({int8.told.artifact_sha256[:12]}…): a model held against itself loses nothing. Give "
+            "those of the FP32 model and of the INT8 model"
+        )
     mine, theirs = (
         {name: (column.dtype.kind, column.shape[1:]) for name, column in side.columns.items()}
         for side in (fp32, int8)

@@ -13,6 +13,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -227,13 +228,24 @@ def _packed(observed: Observed) -> bytes:
     return out.getvalue()
 
 
-def _unpacked(payload: bytes) -> dict[str, Histogram]:
-    with np.load(BytesIO(payload)) as archive:
-        names, floats, bins, counts = (
-            archive[name] for name in ("names", "floats", "bins", "counts")
-        )
+def _unpacked(payload: bytes) -> dict[str, Histogram] | None:
+    """None where it holds anything but histograms."""
+    parts = ("names", "floats", "bins", "counts")
+    try:
+        with np.load(BytesIO(payload), allow_pickle=False) as archive:
+            names, floats, bins, counts = (archive[part] for part in parts)
+        return _histograms(json.loads(names.tobytes()), floats, bins, counts)
+    except (ValueError, KeyError, TypeError, EOFError, OSError, BadZipFile):
+        return None
+
+
+def _histograms(
+    names: list[str], floats: Array, bins: Array, counts: Array
+) -> dict[str, Histogram]:
+    if not (np.isfinite(floats).all() and (counts >= 0).all()):
+        raise ValueError("no counts of finite values")
     parts = np.split(counts, np.cumsum(bins[:, 2]))
-    rows = zip(json.loads(names.tobytes()), floats.tolist(), bins.tolist(), parts, strict=False)
+    rows = zip(names, floats.tolist(), bins.tolist(), parts, strict=False)
     return {
         name: Histogram(
             **dict(zip(_FLOATS, values, strict=True)),

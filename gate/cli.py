@@ -189,16 +189,26 @@ def exit_code_of(arguments: Sequence[str] | None = None) -> int:
     except click.ClickException as error:
         error.show()
         return EXIT_USAGE
-    except (click.Abort, KeyboardInterrupt):
-        click.echo("gate: interrupted; nothing was decided", err=True)
-        return EXIT_INTERRUPTED
+    except (click.Abort, KeyboardInterrupt) as error:
+        return _interrupted(error)
     except GateError as error:
         click.echo(f"gate: {error}", err=True)
         return error.exit_code
     except SystemExit:  # what click makes of a closed pipe, with a 1 that would read as a verdict
         return EXIT_ERROR
     except Exception:  # noqa: BLE001 - the last boundary: a defect must not look like a verdict
-        traceback.print_exc()
-        click.echo("gate: this is a defect of the gate; nothing was decided", err=True)
-        return EXIT_ERROR
+        return _defect()
     return code if isinstance(code, int) else EXIT_ERROR
+
+
+def _interrupted(error: BaseException) -> int:
+    if isinstance(error.__cause__, EOFError):  # click takes any for the end of a dialogue
+        return _defect()
+    click.echo("gate: interrupted; nothing was decided", err=True)
+    return EXIT_INTERRUPTED
+
+
+def _defect() -> int:
+    traceback.print_exc()
+    click.echo("gate: this is a defect of the gate; nothing was decided", err=True)
+    return EXIT_ERROR

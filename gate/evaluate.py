@@ -5,7 +5,7 @@ import math
 import os
 import zipfile
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
@@ -15,7 +15,7 @@ import numpy as np
 
 from gate.errors import BaselineError, EvaluationError, RecordError
 from gate.metrics import Metric
-from gate.policy import ExpectFp32
+from gate.policy import Budget, ExpectFp32
 from gate.records import Baseline
 from gate.stopping import chance
 from gate.tasks import BoundTask
@@ -67,8 +67,14 @@ def opening(split: Split, batch_size: int) -> list[Batch]:
 
 
 def first_outputs(give: Give, batches: Sequence[Batch]) -> dict[str, Array]:
-    """Outputs by name, (B, …), for all `batches` together."""
+    """Outputs by name, (B, …), for all `batches` together.
+
+    Raises:
+        EvaluationError: an output has not one row an example.
+    """
     parts = [give(batch) for batch in batches]
+    for batch, outputs in zip(batches, parts, strict=True):
+        _demand_rows(outputs, batch)
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
@@ -134,17 +140,17 @@ def _observe(
     into: _Collected,
 ) -> None:
     fp32, int8, own = models
-    reference = task.decode(fp32(batch))
+    reference = _scores(task, fp32(batch), batch)
     _demand_finite(reference, batch)
     outputs = int8(batch)
-    scores = task.decode(outputs)
+    scores = _scores(task, outputs, batch)
     into.broken.extend(batch.ids[~_finite(scores)].tolist())
     assert batch.targets is not None
     for name, metric in observed.items():
         into.fp32.setdefault(name, []).append(metric.observe(reference, batch.targets, None))
         into.int8.setdefault(name, []).append(metric.observe(scores, batch.targets, reference))
     if own is not None:
-        between = task.decode(own(batch))
+        between = _scores(task, own(batch), batch)
         _demand_finite(between, batch)
         for name, metric in observed.items():
             into.own.setdefault(name, []).append(metric.observe(between, batch.targets, reference))
@@ -152,6 +158,21 @@ def _observe(
     into.sample.setdefault("id", []).append(batch.ids[here])
     for name, values in outputs.items():
         into.sample.setdefault(f"output/{name}", []).append(values[here])
+
+
+def _scores(task: BoundTask, outputs: Mapping[str, Array], batch: Batch) -> Array:
+    _demand_rows(outputs, batch)
+    return task.decode(outputs)
+
+
+def _demand_rows(outputs: Mapping[str, Array], batch: Batch) -> None:
+    for name, values in outputs.items():
+        if np.shape(values)[:1] != (len(batch.ids),):
+            raise EvaluationError(
+                f"output {name!r} has shape {np.shape(values)} for a batch of {len(batch.ids)} "
+                "examples: every output needs one row an example. Export the model so, or fix its "
+                "batch"
+            )
 
 
 def _finite(scores: Array) -> Array:
@@ -247,6 +268,28 @@ def demand_baseline(
             Baseline(metric=name, expected=value, measured=measured, within=expected.within)
         )
     return tuple(checks)
+
+
+def demand_no_slack(
+    budgets: Iterable[Budget], evaluation: Evaluation, metrics: Mapping[str, Metric]
+) -> None:
+    """A reference is at least as good as the candidate where a drop from it is limited.
+
+    Raises:
+        BaselineError: it is worse, so that INT8 would be granted what the candidate is better by.
+    """
+    limited = [b.metric for b in budgets if b.threshold in ("max_drop", "max_relative_drop")]
+    for name in dict.fromkeys(limited):
+        metric = metrics[name]
+        reference, own = (
+            metric.summarize(side[metric.observation]) for side in (evaluation.fp32, evaluation.own)
+        )
+        if not metric.worse(own, reference) <= 0:
+            raise BaselineError(
+                f"the reference's {name} is {reference:.4f} and the candidate's own FP32 has "
+                f"{own:.4f}: held against the worse one, INT8 would look better than it is. Leave "
+                "--reference out, or name the model that the candidate was made from"
+            )
 
 
 # ── rows.npz ──────────────────────────────────────────────────────────────────────────────

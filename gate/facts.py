@@ -6,6 +6,7 @@ from gate import wording
 from gate.recipes import RECIPES
 from gate.records import Baseline, Comparison, Cost, GateRecord, Int8Info, SplitInfo
 from gate.statistics import ledger
+from gate.values import Saturation
 from gate.wording import plain
 
 _LARGE = 0.4
@@ -77,7 +78,7 @@ def facts(record: GateRecord) -> tuple[tuple[str, str], ...]:
         *([("Lost where", _lost(record.costs))] if record.costs else []),
         ("Judged", _judged(record)),
         ("Judged on" if record.attested else "Ran on", _machine(record)),
-        *([("x86, no VNNI", _saturation(record.int8))] if record.int8.saturating else []),
+        *(() if record.attested else _saturation(record.int8)),
         ("Source", _source(record)),
     ]
     return tuple(lines)
@@ -233,9 +234,23 @@ def _machine(record: GateRecord) -> str:
     )
 
 
-def _saturation(int8: Int8Info) -> str:
-    shares = (f"{plain(one.node, 60)} {100 * one.share:.1g} %" for one in int8.saturating)
-    layers = wording.plural(len(int8.saturating), "layer")
+def _saturation(int8: Int8Info) -> Iterator[tuple[str, str]]:
+    where = "x86, no VNNI"
+    if int8.saturating is None:
+        yield (
+            where,
+            (
+                "not checked: nothing tells its activations; `gate replay --cpu haswell` runs "
+                "it there"
+            ),
+        )
+    elif int8.saturating:
+        yield where, _overflow(int8.saturating)
+
+
+def _overflow(found: Sequence[Saturation]) -> str:
+    shares = (f"{plain(one.node, 60)} {100 * one.share:.1g} %" for one in found)
+    layers = wording.plural(len(found), "layer")
     return (
         f"{layers} would overflow there (share of products: {wording.listing(shares, _NAMES)}); "
         "`target: x86` (7-bit weights) does not, nor does session.x64quantprecision=1"

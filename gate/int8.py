@@ -72,6 +72,8 @@ def make_int8(
             threads=run.threads,
             destination=run.scratch / "model.int8.onnx",
         )
+        if not recipe.needs_calibration:  # nothing tells what its activations are
+            return replace(int8, saturating=() if recipe.reduce_range else None)
         return replace(int8, saturating=_saturating(run, int8, sources, observed))
 
 
@@ -113,7 +115,7 @@ def _calibrated(
     }
     cache = calibrate.Cache(publish.RUNS / "cache" / "calibration")
     observed: calibrate.Observed | None = cache.load(key)
-    if observed is None:
+    if observed is None or [*observed] != [*tensors]:
         observed = _observed(run, candidate, calibration, tensors)
         cache.save(key, observed)
     return sources, observed

@@ -18,6 +18,7 @@ from gate import graph as graphs
 from gate.backends import Backend, Runner
 from gate.errors import CandidateError
 from gate.values import Array, Candidate
+from gate.wording import few
 
 MIN_OPSET = 17
 MIN_IR = 8
@@ -39,6 +40,7 @@ def normalize(
     model = _load(onnx_file)
     if sha256_of_onnx(onnx_file) != of_file:
         raise CandidateError(f"candidate {name} was changed while it was read: run the gate again")
+    _refuse_sparse(model, name)
     steps = [*_clean(model)]
     opset = opset_of(model, name)
     if opset < MIN_OPSET:
@@ -48,13 +50,25 @@ def normalize(
     cleaned, destination = scratch / "cleaned.onnx", scratch / "model.fp32.onnx"
     before = _operators(model)
     graphs.write(model, cleaned)
-    backend.optimize(cleaned, destination)
+    if found := backend.quantized(cleaned):
+        raise CandidateError(
+            f"candidate {name} is already quantized ({few(found)}): give the FP32 model that it "
+            "was made from; INT8 that was made elsewhere goes to --int8"
+        )
+    _optimize(backend, cleaned, destination, name)
     steps += _folded(before, _operators(graphs.read(destination, weights=False)))
     steps += _cast(destination)
     _infer_shapes(destination, name)
     return _describe(
         destination, name, sha256 or of_file, backend.open(destination, threads=threads), steps
     )
+
+
+def _optimize(backend: Backend, cleaned: Path, destination: Path, name: str) -> None:
+    try:
+        backend.optimize(cleaned, destination)
+    except CandidateError as error:
+        raise CandidateError(str(error).replace(str(cleaned), f"candidate {name}")) from error
 
 
 def _operators(model: Any) -> Counter[str]:
@@ -138,6 +152,18 @@ def _load(path: Path) -> Any:
         raise CandidateError(f"candidate {path}: its weights cannot be read: {error}") from error
 
 
+def _refuse_sparse(model: Any, name: str) -> None:
+    found = [tensor.values.name or "nameless" for tensor in model.graph.sparse_initializer]
+    for node, _ in graphs.walk(model):
+        if any(attribute.HasField("sparse_tensor") for attribute in node.attribute):
+            found.append(node.output[0])
+    if found:
+        raise CandidateError(
+            f"candidate {name} has sparse constants ({few(found)}), which quantizers do not take: "
+            "export them dense"
+        )
+
+
 def _clean(model: Any) -> Iterator[str]:
     """Metadata gone, initializers off the inputs, every node named; what was done."""
     graphs.strip(model)
@@ -150,6 +176,8 @@ def _clean(model: Any) -> Iterator[str]:
 def _raise_opset(model: Any, name: str, opset: int) -> Any:
     from onnx import version_converter
 
+    refused = (RuntimeError, ValueError, version_converter.ConvertError)
+
     if graphs.is_large(model):
         raise CandidateError(
             f"candidate {name} has opset {opset} and over 2 GB, which ONNX's converter cannot "
@@ -157,11 +185,10 @@ def _raise_opset(model: Any, name: str, opset: int) -> Any:
         )
     try:
         return version_converter.convert_version(model, MIN_OPSET)
-    except (RuntimeError, ValueError) as error:
-        first = str(error).splitlines()[0]
+    except refused as error:
         raise CandidateError(
             f"candidate {name} has opset {opset}, and ONNX cannot raise it to {MIN_OPSET}: "
-            f"{first}. Export it again with opset ≥ {MIN_OPSET}"
+            f"{graphs.first_line(error)}. Export it again with opset ≥ {MIN_OPSET}"
         ) from error
 
 
@@ -179,8 +206,9 @@ def _infer_shapes(path: Path, name: str) -> None:
     try:
         onnx.shape_inference.infer_shapes_path(path, path, data_prop=True)
     except (RuntimeError, ValueError, onnx.shape_inference.InferenceError) as error:
-        first = str(error).splitlines()[0]
-        raise CandidateError(f"candidate {name}: shape inference failed: {first}") from error
+        raise CandidateError(
+            f"candidate {name}: shape inference failed: {graphs.first_line(error)}"
+        ) from error
 
 
 def _describe(path: Path, name: str, sha256: str, runner: Runner, steps: list[str]) -> Candidate:

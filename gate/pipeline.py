@@ -11,7 +11,7 @@ from gate import backends, data, publish, timing, trackers
 from gate.compare import compare_budgets, describe
 from gate.decide import decide
 from gate.errors import UsageError
-from gate.evaluate import demand_baseline, evaluate, opening, without_rows
+from gate.evaluate import demand_baseline, demand_no_slack, evaluate, opening, without_rows
 from gate.judgeable import unsupported
 from gate.metrics import (
     ARTIFACT_METRICS,
@@ -151,7 +151,7 @@ def _run(
 
 def _judge(run: Run, subject: Subject) -> Judged:
     held_out, metrics = subject.splits["held_out"], subject.metrics
-    cost = charge(run, subject.candidate, subject.int8, held_out)
+    cost = charge(run, subject.candidate, subject.int8, held_out, beside=subject.beside)
     order, watch = _order(run, held_out, metrics, cost.alpha)
     with run.step("evaluate", total=len(order)):
         evaluated = evaluate(
@@ -169,6 +169,8 @@ def _judge(run: Run, subject: Subject) -> Judged:
     baseline = demand_baseline(
         run.policy.judge.expect_fp32, evaluated.evaluation, metrics, total=len(order)
     )
+    if subject.reference is not None:
+        demand_no_slack(run.policy.judge.budgets, evaluated.evaluation, metrics)
     process = _process(run, subject, opening(order, subject.batch_size))
     with run.step("judge"):
         early = watch.early(len(evaluated.evaluation.ids), len(order)) if watch else None

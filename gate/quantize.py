@@ -49,7 +49,8 @@ def quantize(
         EvaluationError: the sample makes the model fail.
     """
     backend.quantize(candidate.path, recipe, ranges, destination)
-    _check_outputs(candidate, backend, destination, threads)
+    advice = "Exclude the nodes that produce them from the recipe"
+    _check_outputs(candidate, backend, destination, threads, advice)
     before = backend.profile(candidate.path, sample_feeds, optimize=False)
     after = backend.profile(destination, sample_feeds)
     proof = prove(before, after)
@@ -82,9 +83,11 @@ def adopt(
     except CandidateError as error:
         raise CandidateError(str(error).replace(str(int8), source)) from error
     _check_inputs(candidate, backend, int8, threads)
-    _check_outputs(candidate, backend, int8, threads)
+    _check_batch(backend, int8, threads, sample_feeds)
+    _check_outputs(candidate, backend, int8, threads, "Export both with the same outputs")
+    before = backend.profile(candidate.path, sample_feeds, optimize=False)
     kernels = backend.profile(int8, sample_feeds)
-    proof = prove_alone(kernels)
+    proof = prove_alone(before, kernels)
     islands = _islands([k for k in kernels if k.macs and not k.integer], kernels, {})
     return _described(int8, proof, islands, source=source)
 
@@ -159,8 +162,11 @@ def prove(fp32: Sequence[Kernel], int8: Sequence[Kernel]) -> Proof:
     )
 
 
-def prove_alone(int8: Sequence[Kernel]) -> Proof:
+def prove_alone(fp32: Sequence[Kernel], int8: Sequence[Kernel]) -> Proof:
     """What executed, in terms of the INT8 model's own nodes; as `prove`.
+
+    `int8_share` is at most the share of FP32's work that floating point does not do: integers at
+    work on what leads nowhere, beside the whole model in floating point, make no INT8 model.
 
     Raises:
         QuantizationError: as `prove`.
@@ -168,10 +174,19 @@ def prove_alone(int8: Sequence[Kernel]) -> Proof:
     worked = [kernel for kernel in int8 if kernel.macs]
     integers = [kernel for kernel in worked if kernel.integer]
     _demand_integers(int8)
+    floats = sum(kernel.macs for kernel in worked if not kernel.integer)
+    needed = max(1, sum(kernel.macs for kernel in fp32))
+    share = min(sum(k.macs for k in integers) / sum(k.macs for k in worked), 1 - floats / needed)
+    if share < _LEAST:
+        raise QuantizationError(
+            "as much of the INT8 model's work runs in floating point as the FP32 model has in all, "
+            "and what integers do comes on top of it. That is no INT8 model: quantize the FP32 "
+            "model's own layers"
+        )
     return Proof(
         quantized_nodes=tuple(dict.fromkeys(kernel.node for kernel in integers)),
         skipped_nodes=tuple(dict.fromkeys(k.node for k in worked if not k.integer)),
-        int8_share=sum(k.macs for k in integers) / sum(k.macs for k in worked),
+        int8_share=share,
         kernels=dict(sorted(Counter(kernel.op for kernel in int8).items())),
     )
 
@@ -197,13 +212,29 @@ def _check_inputs(candidate: Candidate, backend: Backend, int8: Path, threads: i
         )
 
 
-def _check_outputs(candidate: Candidate, backend: Backend, int8: Path, threads: int) -> None:
-    expected = [spec.name for spec in candidate.outputs]
-    found = [spec.name for spec in backend.open(int8, threads=threads).outputs]
-    if found != expected:
+def _check_batch(backend: Backend, int8: Path, threads: int, feeds: Mapping[str, Array]) -> None:
+    for spec in backend.open(int8, threads=threads).inputs:
+        fixed = spec.shape[0] if spec.shape else None
+        if fixed not in (None, len(feeds[spec.name])):
+            raise QuantizationError(
+                f"the INT8 model's input {spec.name!r} is fixed to batches of {fixed}, and it is "
+                f"given {len(feeds[spec.name])} examples: write `judge: {{batch_size: {fixed}}}`, "
+                "or export it with a free batch dimension"
+            )
+
+
+def _check_outputs(
+    candidate: Candidate, backend: Backend, int8: Path, threads: int, advice: str
+) -> None:
+    """Names in order, and types but for the width of floats."""
+    expected, found = (
+        {spec.name: "float" if spec.dtype.startswith("float") else spec.dtype for spec in outputs}
+        for outputs in (candidate.outputs, backend.open(int8, threads=threads).outputs)
+    )
+    if [*found.items()] != [*expected.items()]:
         raise QuantizationError(
             f"the INT8 model's outputs are {found} and the FP32 model's {expected}; "
-            "they cannot be compared. Exclude the nodes that produce them from the recipe"
+            f"they cannot be compared. {advice}"
         )
 
 
@@ -246,6 +277,7 @@ def _nothing_ran(kernels: Sequence[Kernel]) -> str:
         )
     return (
         f"the INT8 model loads, and runs no integer kernel: {few(floats)} ran in floating point. "
-        "Their weights are not constants, or their types are unknown to the quantizer; "
+        "Their weights are not constants, their types are unknown to the quantizer, or what "
+        "surrounds them is not quantized; "
         "export the model with constants folded, or try another recipe"
     )

@@ -65,9 +65,24 @@ class Recipe(BaseModel):
             )
         if self.smooth is not None and not self.needs_calibration:
             raise ValueError("`smooth` needs calibration data: use a static recipe")
-        if self.target == "tensorrt" and self.scheme == "dynamic":
-            raise ValueError("TensorRT takes static QDQ models only: use a static recipe")
+        if self.target is not None:
+            self._demand_fit(TARGETS[self.target])
         return self
+
+    def _demand_fit(self, hardware: "Hardware") -> None:
+        """A refinement does not take back what the target asks for."""
+        if self.scheme == "dynamic" and hardware.activation_type == "int8":
+            raise ValueError(
+                f"target {self.target!r} takes int8 activations, and dynamic ones are uint8: use "
+                "a static recipe"
+            )
+        for key in ("activation_type", "weight_type", "reduce_range"):
+            asked, has = getattr(hardware, key), getattr(self, key)
+            if has != asked:
+                raise ValueError(
+                    f"target {self.target!r} asks for `{key}: {str(asked).lower()}`, and the "
+                    f"recipe says {str(has).lower()}: leave one of them out"
+                )
 
 
 _MATRIX_OPS = ("MatMul", "Gemm", "Attention", "EmbedLayerNormalization")
@@ -152,6 +167,7 @@ class Hardware:
     activation_type: IntegerType
     reduce_range: bool
     summary: str
+    weight_type: IntegerType = "int8"
 
 
 TARGETS: dict[str, Hardware] = {
@@ -205,7 +221,10 @@ def _for(changes: Mapping[str, Any], preset: Recipe) -> dict[str, Any]:
     if not isinstance(target, str) or target not in TARGETS:
         raise UnknownRecipeError(unknown("target", target, tuple(TARGETS)), "target")
     hardware = TARGETS[target]
-    asked: dict[str, Any] = {"weight_type": "int8", "reduce_range": hardware.reduce_range}
+    asked: dict[str, Any] = {
+        "weight_type": hardware.weight_type,
+        "reduce_range": hardware.reduce_range,
+    }
     if preset.scheme == "static":
         asked["activation_type"] = hardware.activation_type
     return asked

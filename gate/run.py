@@ -88,12 +88,22 @@ class Charge:
     key: str | None = None
 
 
-def charge(run: Run, candidate: Candidate, int8: Int8Model, held_out: Split) -> Charge:
-    """Reserve an attempt at a release, before it is evaluated; a pull request costs nothing."""
+def charge(
+    run: Run,
+    candidate: Candidate,
+    int8: Int8Model,
+    held_out: Split,
+    *,
+    beside: tuple[str, ...] = (),
+) -> Charge:
+    """Reserve an attempt at a release, before it is evaluated; a pull request costs nothing.
+
+    `beside` tells what else than the candidate and its recipe the answer depends on.
+    """
     alpha = run.policy.alpha
     if run.stage != "release":
         return Charge(alpha)
-    key = ledger.attempt_key(candidate.sha256, Int8Info.of(int8).origin, _draw(run.policy))
+    key = ledger.attempt_key(candidate.sha256, Int8Info.of(int8).origin, _draw(run.policy, beside))
     past = run.known.reserve(run.policy.model, held_out=held_out.population, key=key)
     if past is None:
         return Charge(alpha)
@@ -101,13 +111,15 @@ def charge(run: Run, candidate: Candidate, int8: Int8Model, held_out: Split) -> 
     return Charge(ledger.alpha_of_attempt(alpha, attempt), attempt, "tracker", key)
 
 
-def _draw(policy: Policy) -> str:
+def _draw(policy: Policy, beside: tuple[str, ...]) -> str:
     """What of this run another one of the same candidate would see otherwise."""
-    judge = policy.judge
+    judge, build = policy.judge, policy.build
+    read = build.model_dump_json(include={"preprocess", "decode", "classes"})
     drawn = judge.held_out.limit is not None or judge.stopping == "early"
     timed = any(budget.metric in PROCESS_METRICS for budget in judge.budgets)
     parts = [f"seed {judge.seed}, {judge.stopping}, limit {judge.held_out.limit}"] if drawn else []
-    return ", ".join(parts + ([f"measured {uuid4().hex}"] if timed else []))
+    measured = [f"measured {uuid4().hex}"] if timed else []
+    return ", ".join([*beside, read, *parts, *measured])
 
 
 @dataclass(frozen=True, slots=True)

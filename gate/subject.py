@@ -1,14 +1,15 @@
 """What a run judges: two models on this machine's runtime, or what two models gave elsewhere."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from gate import attested, data, formats, preprocess, tasks
 from gate.candidate import Source, fetch, input_columns
-from gate.errors import CandidateError, UsageError
+from gate.errors import CandidateError, GateError, UsageError
 from gate.evaluate import Give, first_outputs, opening
 from gate.int8 import make_int8, take_ready
 from gate.metrics import MODEL_METRICS, Metric
@@ -17,6 +18,8 @@ from gate.records import Attestation
 from gate.run import Run
 from gate.tasks import BoundTask
 from gate.values import Array, Batch, Candidate, Int8Model, Split, TensorSpec
+
+_OF_TORCH = (".pt2", ".pt", ".pth", ".pkl", ".ckpt")
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +65,19 @@ class Subject:
     attested: tuple[Attestation, ...] = ()
     """FP32's and INT8's, where outputs are judged that were made elsewhere."""
 
+    @property
+    def beside(self) -> tuple[str, ...]:
+        """What the answers depend on besides the candidate and what makes INT8 of it."""
+        calibration = self.splits.get("calibration")
+        if self.int8.recipe is None:
+            calibration = None
+        return (
+            *([] if calibration is None else [f"calibration {calibration.sha256}"]),
+            *([] if self.reference is None else [f"reference {self.reference.sha256}"]),
+            *(f"outputs {told.outputs_sha256}" for told in self.attested),
+            f"batches of {self.batch_size}",
+        )
+
 
 def bring(run: Run, given: Given) -> Subject:
     """Everything that has to be there before the models are compared.
@@ -83,7 +99,8 @@ def _of_models(run: Run, given: Given) -> Subject:
         source = fetch(given.candidate, scratch=run.scratch, trust=given.trust, examples=examples)
         candidate = _normalised(run, source, run.scratch)
         if given.int8 is not None:
-            run.ready = take_ready(_fetched(run, "int8", given.int8), run.scratch)
+            with _called("int8", given.int8):
+                run.ready = take_ready(_fetched(run, "int8", given.int8), run.scratch)
     with run.step("data"):
         splits = _open_splits(run, candidate.inputs)
         alone = run.ready is not None and run.ready.alone
@@ -94,7 +111,9 @@ def _of_models(run: Run, given: Given) -> Subject:
         before = source.reference or run.backend.open(source.onnx, threads=run.threads).run
         prove_parity(before, fp32, [batch.feeds for batch in shown], candidate.source)
     own = _gives(run, candidate)
-    reference = None if given.reference is None else _reference(run, given.reference, candidate)
+    reference = (
+        None if given.reference is None else _reference(run, given.reference, candidate, shown)
+    )
     baseline = own if reference is None else _gives(run, reference)
     task, metrics = _metrics(run, candidate.outputs, splits["held_out"], baseline, batch_size)
     int8 = make_int8(run, candidate, splits.get("calibration"), shown[0].feeds)
@@ -121,21 +140,42 @@ def _gives(run: Run, model: Candidate | Int8Model) -> Give:
     return give
 
 
-def _reference(run: Run, named: str, candidate: Candidate) -> Candidate:
-    """Another FP32 model of the same inputs and outputs."""
-    with run.step("reference"):
+def _reference(run: Run, named: str, candidate: Candidate, shown: Sequence[Batch]) -> Candidate:
+    """Another FP32 model of the same inputs and outputs, shown to compute what its file does."""
+    with run.step("reference"), _called("reference", named):
         source = _fetched(run, "reference", named)
         found = _normalised(run, source, _subfolder(run.scratch, "reference"))
+        _demand_same_types(named, candidate, found)
+        _demand_same_shapes(named, candidate, found)
+        before, after = (
+            run.backend.open(path, threads=run.threads) for path in (source.onnx, found.path)
+        )
+        prove_parity(before.run, after, [batch.feeds for batch in shown], found.source)
+    return found
+
+
+def _demand_same_types(named: str, candidate: Candidate, reference: Candidate) -> None:
     for side in ("inputs", "outputs"):
         mine, theirs = (
-            {spec.name: spec.dtype for spec in getattr(model, side)} for model in (candidate, found)
+            {spec.name: spec.dtype for spec in getattr(model, side)}
+            for model in (candidate, reference)
         )
         if mine != theirs:
             raise CandidateError(
                 f"the reference {named} has {side} {theirs} and the candidate {mine}: they cannot "
                 "be held against each other; export both alike"
             )
-    return found
+
+
+def _demand_same_shapes(named: str, candidate: Candidate, reference: Candidate) -> None:
+    for mine, theirs in zip(candidate.outputs, reference.outputs, strict=True):
+        sizes = zip(mine.shape[1:], theirs.shape[1:], strict=False)
+        known = all(None in pair or pair[0] == pair[1] for pair in sizes)
+        if len(mine.shape) != len(theirs.shape) or not known:
+            raise CandidateError(
+                f"--reference {named}: output {mine.name!r} has shape {theirs.shape}, and the "
+                f"candidate's {mine.shape}: name a model of the same classes"
+            )
 
 
 def _fetched(run: Run, flag: str, named: str) -> Source:
@@ -144,8 +184,22 @@ def _fetched(run: Run, flag: str, named: str) -> Source:
     def no_examples(_: tuple[str, ...]) -> Mapping[str, Array]:
         raise UsageError(f"--{flag} {named} is no ONNX file: export it to ONNX")
 
+    if not named:
+        raise UsageError(f"--{flag} is empty: name an ONNX file or an MLflow URI")
+    if Path(named).suffix in _OF_TORCH:
+        raise UsageError(f"--{flag} {named} is a torch file: export it to ONNX")
     folder = _subfolder(run.scratch, f"{flag}-source")
     return fetch(named, scratch=folder, trust=False, examples=no_examples)
+
+
+@contextmanager
+def _called(flag: str, named: str) -> Iterator[None]:
+    """Errors about a model say by which flag it was given."""
+    try:
+        yield
+    except GateError as error:
+        told = str(error).replace(f"candidate {named}", f"--{flag} {named}")
+        raise type(error)(told) from error
 
 
 def _normalised(run: Run, source: Source, folder: Path) -> Candidate:
@@ -192,6 +246,8 @@ def _of_outputs(run: Run, fp32: Path, int8: Path) -> Subject:
                 f"held_out ({splits['held_out'].source}) has no column 'id', by which outputs are "
                 "matched: add the ids that the outputs were written with"
             )
+    for side in (before, after):
+        side.demand(splits["held_out"].ids)
     candidate = attested.as_candidate(before)
     batch_size = data.batch_size(run.policy, candidate, splits.values())
     task, metrics = _metrics(run, before.specs, splits["held_out"], before.give, batch_size)

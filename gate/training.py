@@ -163,7 +163,11 @@ def quantization_aware(
     if not callable(fit):
         raise UsageError(f"`fit` must be a function that trains a module, not {_kind(fit)}")
     ready = prepare(module, example_inputs, **options)
-    fit(ready.module)
+    try:
+        fit(ready.module)
+    except AssertionError:  # what torchao makes of ranges that are NaN
+        _demand_no_nan(ready.module)
+        raise
     return ready.export(path, at_least=at_least)
 
 
@@ -248,13 +252,7 @@ def _output_names(found: Sequence[str], wanted: Sequence[str] | None) -> tuple[s
 
 def _demand_trained(module: Any) -> None:
     """No NaN, still float32, and every rounding seen and on."""
-    tensors = {n: t for n, t in module.state_dict().items() if "activation_post_process" not in n}
-    spoilt = [name for name, tensor in tensors.items() if not bool(tensor.isfinite().all())]
-    if spoilt:
-        raise QuantizationError(
-            f"training left NaN or infinite values in {few(spoilt)}: lower the learning rate, "
-            "or clip gradients"
-        )
+    _demand_no_nan(module)
     cast = [name for name, p in module.named_parameters() if str(p.dtype) != "torch.float32"]
     if cast:
         raise QuantizationError(f"the loop cast {few(cast)}: train in float32, or under autocast")
@@ -269,6 +267,21 @@ def _demand_trained(module: Any) -> None:
         raise QuantizationError(
             "the loop left rounding switched off, so the weights were not trained for INT8: call "
             "module.apply(torchao.quantization.pt2e.enable_fake_quant) and train on"
+        )
+
+
+def _demand_no_nan(module: Any) -> None:
+    """Ranges that nothing was seen for are infinite, and weights never."""
+    spoilt = [
+        name
+        for name, tensor in module.state_dict().items()
+        if bool(tensor.isnan().any())
+        or ("activation_post_process" not in name and not bool(tensor.isfinite().all()))
+    ]
+    if spoilt:
+        raise QuantizationError(
+            f"training left NaN or infinite values in {few(spoilt)}: lower the learning rate, "
+            "clip gradients, or mend examples that are NaN"
         )
 
 

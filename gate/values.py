@@ -204,8 +204,8 @@ class Int8Model:
     """What stays in floating point, and why; most work first."""
     float_weights: FloatWeights | None = None
     """What keeps the artifact large; None where it has none."""
-    saturating: tuple[Saturation, ...] = ()
-    """Layers that overflow on x86 without VNNI, the worst first."""
+    saturating: tuple[Saturation, ...] | None = None
+    """Layers that overflow on x86 without VNNI, the worst first; None: nothing tells."""
 
 
 # ── what they gave ────────────────────────────────────────────────────────────────────────

@@ -148,7 +148,7 @@ BROKEN: dict[str, tuple[Callable[[dict[str, Any]], None], str]] = {
     ),
     "too few": (
         lambda c: c.update({name: value[:-2] for name, value in c.items()}),
-        "has no outputs for 2 held-out examples",
+        "has no outputs for 2 of 1000 held-out examples",
     ),
     "other outputs": (lambda c: c.update(scores=c["logits"], logits=None), "cannot be compared"),
     "other shape": (lambda c: c.update(logits=c["logits"][:, :9]), "cannot be compared"),
@@ -165,6 +165,11 @@ def test_outputs_that_do_not_fit_are_refused(project: Project, kind: str) -> Non
     with pytest.raises((errors.DataError, errors.EvaluationError), match=said) as caught:
         judged(project)
     assert caught.value.exit_code == 4
+
+
+def test_a_model_is_not_held_against_itself(project: Project) -> None:
+    with pytest.raises(errors.DataError, match="outputs of one artifact"):
+        judged(project, "int8.npz", "int8.npz")
 
 
 def test_examples_without_ids_are_refused(project: Project) -> None:

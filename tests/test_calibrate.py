@@ -4,6 +4,7 @@ import subprocess
 import sys
 import tracemalloc
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -433,6 +434,21 @@ def test_a_file_of_an_older_format_is_no_hit(
     cache = Cache(tmp_path)
     cache.save(KEY, observed(a=1.0))
     monkeypatch.setattr(calibration, "_FORMAT", calibration._FORMAT + 1)
+    assert cache.load(KEY) is None
+
+
+@pytest.mark.parametrize("payload", [b"", b"hello"])
+def test_a_sealed_file_of_something_else_is_no_hit(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, payload: bytes
+) -> None:
+    monkeypatch.setattr(calibration, "_packed", lambda _: payload)
+    assert Cache(tmp_path).save(KEY, {})
+    assert Cache(tmp_path).load(KEY) is None
+
+
+def test_a_sealed_file_of_nan_is_no_hit(tmp_path: Path) -> None:
+    cache, found = Cache(tmp_path), observed(a=1.0)
+    assert cache.save(KEY, {"a": replace(found["a"], low=float("nan"))})
     assert cache.load(KEY) is None
 
 

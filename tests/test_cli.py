@@ -408,6 +408,20 @@ def test_judge_refuses_a_policy_on_other_data(project: Project, record: Path) ->
     assert exit_code_of(["judge", str(record), "--policy", str(project.policy)]) == 2
 
 
+def test_an_end_of_file_is_no_interruption(
+    project: Project, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def cut_short(*_: Any, **__: Any) -> None:
+        raise EOFError
+
+    monkeypatch.setattr(pipeline, "evaluate", cut_short)
+    assert (
+        exit_code_of(["run", str(project.policy), "--candidate", str(CNN), "--tracker", "none"])
+        == 4
+    )
+    assert "defect of the gate" in capsys.readouterr().err
+
+
 def test_judge_refuses_rows_that_were_changed(project: Project, record: Path) -> None:
     rows = record / "rows.npz"
     import numpy as np

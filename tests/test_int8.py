@@ -7,11 +7,12 @@ import numpy as np
 import onnx
 import pytest
 from support.int8 import ranges_of, recipe
-from support.onnx_models import cnn, save
+from support.onnx_models import batched_product, cnn, save
 from support.project import CNN, Project
 
-from gate import artifact, errors
+from gate import artifact, calibrate, errors, recipes
 from gate.backends.onnxruntime import BACKEND
+from gate.facts import facts
 from gate.pipeline import run_gate
 from gate.records import GateRecord
 
@@ -184,6 +185,34 @@ def test_a_second_run_takes_what_the_first_one_saw(
     assert judged(project).int8.sha256 == first.int8.sha256
 
 
+def test_a_cached_pass_over_other_tensors_is_not_used(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = judged(project)
+    monkeypatch.setattr(calibrate.Cache, "load", lambda *_: {})
+    assert judged(project).int8.sha256 == first.int8.sha256
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"target": "tensorrt", "activation_type": "uint8"}, "asks for `activation_type: int8`"),
+        ({"target": "x86", "reduce_range": False}, "asks for `reduce_range: true`"),
+        ({"base": "dynamic", "target": "arm64"}, "takes int8 activations"),
+    ],
+)
+def test_a_refinement_does_not_take_back_its_target(changes: dict[str, Any], told: str) -> None:
+    with pytest.raises(ValueError, match=told):
+        recipes.resolve({"base": "static"} | changes)
+
+
+def test_per_channel_weights_of_three_axes_are_left_in_floating_point(tmp_path: Path) -> None:
+    path = save(batched_product(), tmp_path / "m.onnx")
+    for base in ("static", "dynamic"):
+        with pytest.raises(errors.QuantizationError, match="more than two axes"):
+            BACKEND.quantize(path, recipes.resolve(base), {}, tmp_path / "q.onnx")
+
+
 @pytest.mark.parametrize("change", ["data", "model", "nodes"])
 def test_another_model_or_other_data_are_calibrated_anew(
     project: Project, monkeypatch: pytest.MonkeyPatch, change: str
@@ -243,9 +272,82 @@ def test_constant_activations_have_a_range(project: Project, base: str, value: f
 
 
 def test_a_quantized_model_is_no_candidate(project: Project) -> None:
-    with pytest.raises(errors.QuantizationError, match=r"already quantized.*FP32 model") as caught:
-        run_gate(project.policy, made(project), tracker="none")
-    assert caught.value.exit_code == 4
+    int8 = made(project)
+    for elsewhere in (None, int8):
+        with pytest.raises(errors.CandidateError, match=r"already quantized.*FP32") as caught:
+            run_gate(project.policy, int8, tracker="none", int8=elsewhere)
+        assert caught.value.exit_code == 4
+
+
+def test_integers_that_work_beside_the_model_prove_nothing(project: Project) -> None:
+    model = onnx.load(CNN)
+    graph, output = model.graph, model.graph.output[0].name
+    logits = next(node for node in graph.node if output in node.output)
+    logits.output[0] = "before"
+    weights = {
+        "step": np.float32(0.1),
+        "zero": np.uint8(0),
+        "wide": np.ones((64, 20_000), np.int8),
+        "none": np.float32(0),
+    }
+    graph.initializer.extend(
+        onnx.numpy_helper.from_array(np.array(value), name) for name, value in weights.items()
+    )
+    graph.node.extend(
+        [
+            onnx.helper.make_node("Flatten", [graph.input[0].name], ["flat"]),
+            onnx.helper.make_node("QuantizeLinear", ["flat", "step", "zero"], ["rounded"]),
+            onnx.helper.make_node("MatMulInteger", ["rounded", "wide"], ["work"]),
+            onnx.helper.make_node("Cast", ["work"], ["cast"], to=onnx.TensorProto.FLOAT),
+            onnx.helper.make_node("ReduceMean", ["cast"], ["mean"], keepdims=1),
+            onnx.helper.make_node("Mul", ["mean", "none"], ["nothing"]),
+            onnx.helper.make_node("Add", ["before", "nothing"], [output]),
+        ]
+    )
+    onnx.save(model, project.folder / "padded.onnx")
+    with pytest.raises(errors.QuantizationError, match="comes on top of it"):
+        judged(project, project.folder / "padded.onnx")
+
+
+def changed(project: Project, *nodes: onnx.NodeProto, kind: int | None = None) -> Path:
+    """INT8 of the CNN with nodes between its `before` and its output."""
+    model = onnx.load(made(project))
+    output = model.graph.output[0]
+    next(node for node in model.graph.node if output.name in node.output).output[0] = "before"
+    model.graph.node.extend(nodes)
+    if kind is not None:
+        output.type.tensor_type.elem_type = kind
+    path = project.folder / "changed.onnx"
+    onnx.save(model, path)
+    return path
+
+
+def test_outputs_of_another_type_are_refused(project: Project) -> None:
+    kind = onnx.TensorProto.STRING
+    cast = onnx.helper.make_node("Cast", ["before"], ["logits"], to=kind)
+    with pytest.raises(errors.QuantizationError, match=r"outputs are .*object.*same outputs"):
+        judged(project, changed(project, cast, kind=kind))
+
+
+def test_every_output_has_one_row_an_example(project: Project) -> None:
+    twice = onnx.helper.make_node("Concat", ["before", "before"], ["logits"], axis=0)
+    with pytest.raises(errors.EvaluationError, match="needs one row an example"):
+        judged(project, changed(project, twice))
+
+
+def test_a_fixed_batch_says_what_to_write(project: Project) -> None:
+    model = onnx.load(made(project))
+    model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 1
+    onnx.save(model, project.folder / "one.onnx")
+    with pytest.raises(errors.QuantizationError, match="batch_size: 1"):
+        judged(project, project.folder / "one.onnx")
+
+
+def test_what_nothing_tells_is_not_called_safe(project: Project) -> None:
+    record = judged(project, made(project))
+    assert record.int8.saturating is None
+    told = dict(facts(record))
+    assert told["x86, no VNNI"].startswith("not checked")
 
 
 def half(opset: int) -> onnx.ModelProto:

@@ -211,6 +211,37 @@ def test_an_opset_out_of_reach_is_named(tmp_path: Path, opset: int, message: str
         normalized(save(model, tmp_path / "model.onnx"), tmp_path / "scratch")
 
 
+def test_what_onnx_cannot_convert_is_a_clear_error(tmp_path: Path) -> None:
+    node = helper.make_node("MatMul", ["image", "nope"], ["logits"])
+    ends = [helper.make_tensor_value_info(n, 1, ["N", 8]) for n in ("image", "logits")]
+    graph = helper.make_graph([node], "g", ends[:1], ends[1:])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 11)], ir_version=8)
+    path = tmp_path / "model.onnx"
+    path.write_bytes(model.SerializeToString())
+    with pytest.raises(CandidateError, match="has opset 11, and ONNX cannot raise it"):
+        normalized(path, tmp_path / "scratch")
+
+
+def test_errors_name_the_candidate_and_no_private_file(tmp_path: Path) -> None:
+    model = cnn()
+    model.opset_import[0].version = 30
+    with pytest.raises(CandidateError) as caught:
+        normalized(save(model, tmp_path / "model.onnx"), tmp_path / "scratch")
+    assert "cleaned.onnx" not in str(caught.value)
+    assert "model.onnx" in str(caught.value)
+
+
+def test_sparse_constants_are_refused(tmp_path: Path) -> None:
+    model = cnn()
+    values = helper.make_tensor("sparse", 1, [1], [1.0])
+    indices = helper.make_tensor("indices", 7, [1], [0])
+    model.graph.sparse_initializer.append(helper.make_sparse_tensor(values, indices, [4]))
+    path = tmp_path / "model.onnx"
+    path.write_bytes(model.SerializeToString())
+    with pytest.raises(CandidateError, match=r"sparse constants \(sparse\)"):
+        normalized(path, tmp_path / "scratch")
+
+
 # ── parity ────────────────────────────────────────────────────────────────────────────────
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from support.int8 import quantized, recipe
-from support.onnx_models import cnn, convolution, images, save
+from support.onnx_models import batched_product, cnn, convolution, images, save
 
 from gate import saturation
 from gate.backends.onnxruntime import BACKEND
@@ -101,3 +101,18 @@ def test_depthwise_convolutions_add_into_32_bits(tmp_path: Path):
     name = BACKEND.open(model, threads=1).inputs[0].name
     path = quantized(model, recipe(), {name: x}, tmp_path)
     assert list(BACKEND.products(path)) == []
+
+
+def test_several_outputs_a_channel_are_added_in_pairs(tmp_path: Path):
+    model = save(convolution((32, 1, 3, 3), (1, 8, 8, 8), group=8), tmp_path / "m.onnx")
+    x = np.random.default_rng(0).normal(size=(1, 8, 8, 8)).astype(np.float32)
+    path = quantized(model, recipe(), {"x": x}, tmp_path)
+    (layer,) = BACKEND.products(path)
+    assert layer.weights.shape == (32, 9)
+
+
+def test_weights_of_three_axes_are_rows_too(tmp_path: Path):
+    model = save(batched_product(), tmp_path / "m.onnx")
+    x = np.random.default_rng(0).random((4, 3, 8, 32), dtype=np.float32)
+    (layer,) = BACKEND.products(quantized(model, recipe("static-per-tensor"), {"x": x}, tmp_path))
+    assert layer.weights.shape == (3 * 16, 32)

@@ -98,6 +98,76 @@ def test_a_reference_that_does_not_fit_is_refused(project: Project, kind: str) -
         judged(project, CNN, reference=path)
 
 
+def test_a_reference_is_in_fp32(project: Project) -> None:
+    run_gate(project.policy, CNN, tracker="none", out="first")
+    int8 = Path("first/model.int8.onnx")
+    with pytest.raises(errors.CandidateError, match=r"--reference .* is already quantized"):
+        judged(project, CNN, int8=int8, reference=int8)
+
+
+def test_a_reference_worse_than_the_candidate_grants_no_slack(project: Project) -> None:
+    project.spec["judge"]["expect_fp32"] = "unknown"
+    project.write()
+    with pytest.raises(errors.BaselineError, match="INT8 would look better than it is"):
+        judged(project, CNN, reference=pruned(project.folder, 0.9))
+
+
+def test_a_reference_that_conversion_changes_is_refused(project: Project) -> None:
+    with pytest.raises(errors.CandidateError, match=r"--reference .* no longer computes the same"):
+        judged(project, CNN, reference=misread(project.folder))
+
+
+def misread(folder: Path) -> Path:
+    """The CNN behind what changes nothing in opset 10, and does after ONNX's own conversion."""
+    model = onnx.load(CNN)
+    image = model.graph.input[0].name
+    for node in model.graph.node:
+        node.input[:] = ["same" if name == image else name for name in node.input]
+        kept = [a for a in node.attribute if a.name != "allowzero"]
+        del node.attribute[:]
+        node.attribute.extend(kept)
+    scales = onnx.numpy_helper.from_array(np.array([1, 1, 2, 2], np.float32), "twice")
+    model.graph.initializer.append(scales)
+    model.graph.node.insert(
+        0, onnx.helper.make_node("Resize", [image, "twice"], ["larger"], mode="linear")
+    )
+    model.graph.node.insert(
+        1,
+        onnx.helper.make_node("MaxPool", ["larger"], ["same"], kernel_shape=[1, 1], strides=[2, 2]),
+    )
+    del model.opset_import[:], model.graph.value_info[:]
+    model.opset_import.append(onnx.helper.make_opsetid("", 10))
+    onnx.save(model, folder / "misread.onnx")
+    return folder / "misread.onnx"
+
+
+@pytest.mark.parametrize("named", ["", "model.pt2", "gone.onnx"])
+def test_errors_say_which_flag(project: Project, named: str) -> None:
+    with pytest.raises(errors.UsageError, match=rf"^--int8 {named}"):
+        judged(project, CNN, int8=named)
+
+
+def attempts(project: Project, *options: dict[str, Any]) -> list[int | None]:
+    return [
+        run_gate(project.policy, CNN, stage="release", **each).record.attempt for each in options
+    ]
+
+
+def test_another_reference_is_another_attempt(project: Project) -> None:
+    project.budget(metric="accuracy", max_drop=0.0001)
+    own, dense = {"reference": None}, {"reference": CNN}
+    assert attempts(project, own, own, dense, dense) == [1, 1, 2, 2]
+
+
+def test_another_calibration_sample_is_another_attempt(project: Project) -> None:
+    project.spec["build"]["calibration"]["limit"] = 8
+    project.budget(metric="accuracy", max_drop=0.0001)
+    first = attempts(project, {})
+    project.spec["judge"]["seed"] = 1
+    project.write()
+    assert first + attempts(project, {}) == [1, 2]
+
+
 def test_folders_of_three_models_do_not_mix(project: Project) -> None:
     record = judged(project, pruned(project.folder, 0.3), reference=CNN)
     fp32 = onnx.load("out/model.fp32.onnx")

@@ -543,6 +543,16 @@ def test_layers_that_stay_in_floating_point_are_named(tmp_path: Path) -> None:
     assert made.export(tmp_path / "m.onnx", at_least=0.1).is_file()
 
 
+def test_a_loop_that_diverges_is_told_so(tmp_path: Path) -> None:
+    def loop(module: Any) -> None:
+        module.train()
+        module(torch.full((2, 4), torch.nan))
+
+    with pytest.raises(errors.QuantizationError, match="NaN or infinite values"):
+        quantization_aware(layers(nn.Linear(4, 2)), loop, torch.rand(2, 4), tmp_path / "m.onnx")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_errors_of_the_loop_pass_through(tmp_path: Path) -> None:
     def loop(module: Any) -> None:
         raise ZeroDivisionError

@@ -66,6 +66,9 @@ class Backend(Protocol):
     def open_exposed(self, model: Path, tensors: Sequence[str], *, threads: int) -> Exposed:
         """Load it with graph optimizations off and `tensors` added to its outputs."""
 
+    def quantized(self, model: Path) -> tuple[str, ...]:
+        """Names of nodes that only a quantized model has."""
+
     def optimize(self, model: Path, destination: Path) -> None:
         """Write the model with constants folded, in standard operators only."""
 

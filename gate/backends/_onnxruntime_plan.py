@@ -28,6 +28,8 @@ _INTEGER_OPS = frozenset(INTEGER_OPERAND) | {
 """Operators that only a quantized model has."""
 
 
+_MATRIX = 2
+"""Axes of a matrix."""
 _CUTTING = frozenset({"Relu", "Clip"})
 _MOVING = frozenset({"Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"})
 
@@ -58,8 +60,12 @@ def plan(model: Any, recipe: Recipe) -> Plan:
     _check_types(recipe)
     _check_opset(model, recipe)
     _check_names(model, recipe)
-    chosen = _chosen_op_types(recipe)
-    selected = [node for node in model.graph.node if _is_selected(node, recipe, chosen)]
+    chosen, deep = _chosen_op_types(recipe), _deep(model, recipe)
+    selected = [
+        node
+        for node in model.graph.node
+        if _is_selected(node, recipe, chosen) and node.name not in deep
+    ]
     if not any(node.op_type in _WORKING_OPS for node in selected):
         raise QuantizationError(_why_nothing(model, recipe))
     names = {node.name for node in selected}
@@ -138,16 +144,35 @@ def _chosen_op_types(recipe: Recipe) -> frozenset[str]:
     return (frozenset(recipe.op_types) or supported(recipe.scheme)) - {*recipe.exclude_op_types}
 
 
+def _deep(model: Any, recipe: Recipe) -> set[str]:
+    """MatMuls whose weights have more axes than the runtime's kernels take scales for."""
+    if not recipe.per_channel:
+        return set()
+    axes = {tensor.name: len(tensor.dims) for tensor in model.graph.initializer}
+    return {
+        node.name
+        for node in model.graph.node
+        if node.op_type == "MatMul" and any(axes.get(name, 0) > _MATRIX for name in node.input)
+    }
+
+
 def _is_selected(node: Any, recipe: Recipe, op_types: Collection[str]) -> bool:
     return node.op_type in op_types and node.name not in recipe.exclude_nodes
 
 
+def quantized(model: Any) -> tuple[str, ...]:
+    """Names of nodes that only a quantized model has."""
+    return tuple(
+        node.name or node.op_type for node, _ in graphs.walk(model) if node.op_type in _INTEGER_OPS
+    )
+
+
 def _refuse_quantized(model: Any) -> None:
-    found = [node.name for node, _ in graphs.walk(model) if node.op_type in _INTEGER_OPS]
+    found = quantized(model)
     if found:
         raise QuantizationError(
             f"the model is already quantized ({few(found)}): give the FP32 model that it "
-            "was made from as the candidate"
+            "was made from"
         )
 
 
@@ -219,6 +244,8 @@ def _why_nothing(model: Any, recipe: Recipe) -> str:
             f"Runtime's quantizers do not look: {few(inside)}. Export it without control flow"
         )
     names = few([f"{node.name} ({node.op_type})" for node in top])
+    if all(node.name in _deep(model, recipe) for node in top):
+        return f"nothing can be quantized, {names}: {_DEEP}"
     if any(node.op_type in supported(recipe.scheme) for node in top):
         return (
             f"recipe {recipe.name!r} quantizes nothing: its op_types and exclusions leave out all "
@@ -230,13 +257,20 @@ def _why_nothing(model: Any, recipe: Recipe) -> str:
     )
 
 
+_DEEP = (
+    "its weights have more than two axes, for which ONNX Runtime has no per-channel kernel: "
+    "`per_channel: false` quantizes it"
+)
+
+
 def why_float(model: Any, recipe: Recipe) -> dict[str, str]:
     """Why the recipe does not quantize a node that multiplies and accumulates, by its name."""
     chosen, weights = _chosen_op_types(recipe), graphs.constants(model)
+    deep = _deep(model, recipe)
     found = {}
     for node, where in graphs.walk(model):
         if node.op_type in _WORKING_OPS:
-            reason = _why(node, where, recipe, chosen, weights)
+            reason = _DEEP if node.name in deep else _why(node, where, recipe, chosen, weights)
             if reason is not None:
                 found[node.name] = reason
     return found

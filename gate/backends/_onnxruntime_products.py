@@ -15,7 +15,7 @@ _PRODUCTS = (_CONVOLUTION, "MatMul", "Gemm")
 def of(model: Any) -> Iterator[Product]:
     """Every Conv, MatMul and Gemm with 8-bit activations and constant int8 weights.
 
-    Depthwise convolutions are left out: their kernels add into 32 bits.
+    Depthwise convolutions, of one output a channel, are left out: their kernels add into 32 bits.
     """
     from onnx import NodeProto, numpy_helper
 
@@ -48,9 +48,10 @@ def _rows(node: Any, weights: Array) -> Array | None:
     """(M, K), as the kernels lay them out; None where products are not added in pairs."""
     flags: Mapping[str, int] = {attribute.name: attribute.i for attribute in node.attribute}
     if node.op_type == _CONVOLUTION:  # (M, C / group, …): channels are next to each other
-        if weights.shape[1] == 1 and flags.get("group", 1) > 1:
+        if weights.shape[1] == 1 and flags.get("group", 1) == len(weights) > 1:
             return None
         return np.moveaxis(weights, 1, -1).reshape(len(weights), -1)
-    if weights.ndim != 2:  # noqa: PLR2004
-        return None
-    return weights if flags.get("transB") else weights.T
+    if weights.ndim == 1:
+        return weights[np.newaxis]
+    rows = weights if flags.get("transB") else np.swapaxes(weights, -1, -2)
+    return rows.reshape(-1, rows.shape[-1])

@@ -160,7 +160,7 @@ def _seen_only_by(graph: Any, name: str, readers: int) -> bool:
 def _places(graph: Any, weights: _Weights, name: str, size: int) -> Iterator[tuple[Any, int]]:
     """Constants that, divided, divide the tensor; none where there is no such set of them."""
     maker = next((node for node in graph.node if name in node.output), None)
-    if maker is None:
+    if maker is None or maker.output[0] != name:  # LayerNormalization also gives what is unscaled
         return
     if maker.op_type == "LayerNormalization":
         scales = [place for place in (1, 2) if place < len(maker.input) and maker.input[place]]

@@ -61,6 +61,10 @@ class OnnxRuntime:
         proto = _exposed(graphs.read(model, weights=False), tensors)
         return Session(_load(proto.SerializeToString(), options, name=model))
 
+    def quantized(self, model: Path) -> tuple[str, ...]:
+        """Names of nodes that only a quantized model has."""
+        return plans.quantized(graphs.read(model, weights=False))
+
     def optimize(self, model: Path, destination: Path) -> None:
         """Write `model` with constants folded and BatchNorm merged, in standard operators.
 

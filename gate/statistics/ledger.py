@@ -11,11 +11,12 @@ the answers on this set is outside any such bound. Without the ledger the chance
 is at most 1 − (1 − α)^j where they are independent or positively dependent, as those on one
 held-out set are.
 
-An attempt is a candidate, the recipe that made it, and the draw: which examples a `limit` takes,
-in which order they are visited where evaluation may stop early, and every fresh measurement of
-time. Judging the same one again is no new attempt: it sees the same answer, which no retry has
-chosen. An attempt is entered before it is evaluated, and one that never finished counts. Only a
-PASS of the same demands starts the count again.
+An attempt is a candidate, the recipe that made it, and the draw: what else the answer depends on,
+such as the calibration data, which examples a `limit` takes, in which order they are visited where
+evaluation may stop early, and every fresh measurement of time. Judging the same one again is no new
+attempt: it sees the same answer, which no retry has chosen. An attempt is entered before it is
+evaluated, and one that never finished counts. Only a PASS of the same demands starts the count
+again.
 
 D. P. Foster, R. A. Stine (2008), "α-investing: a procedure for sequential control of expected
 false discoveries", JRSS B 70; A. Blum, M. Hardt (2015), "The Ladder", ICML.

@@ -8,7 +8,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 from support.int8 import quantized, ranges_of, recipe
-from support.onnx_models import save
+from support.onnx_models import model, save, weights
 
 from gate.backends.onnxruntime import BACKEND
 
@@ -118,6 +118,24 @@ def test_it_changes_nothing_in_floating_point(
     np.testing.assert_allclose(after, before, rtol=1e-3, atol=1e-3 * np.abs(before).max())
     nodes = onnx.load(smoothed(path, feeds)).graph.node
     assert sum(node.name.endswith("_smoothed_Mul") for node in nodes) == muls
+
+
+def test_only_what_a_layer_norm_scales_takes_factors(tmp_path: Path) -> None:
+    nodes = [
+        helper.make_node("LayerNormalization", ["x", "s", "b"], ["y0", "mean"], "norm"),
+        helper.make_node("MatMul", ["mean", "w"], ["y"], "product"),
+    ]
+    ones = np.ones(1, np.float32)
+    proto = model(
+        nodes,
+        {"x": ["N", 1]},
+        {"y": ["N", 4], "y0": ["N", 1]},
+        {"s": ones, "b": ones, "w": weights(1, 4)},
+    )
+    path, feeds = save(proto, tmp_path / "m.onnx"), {"x": np.ones((4, 1), np.float32)}
+    after = BACKEND.open(smoothed(path, feeds), threads=1).run(feeds)
+    for name, before in BACKEND.open(path, threads=1).run(feeds).items():
+        np.testing.assert_allclose(after[name], before, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("transposed", [False, True])

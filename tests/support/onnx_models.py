@@ -233,3 +233,10 @@ def attention(*, width: int = 4) -> onnx.ModelProto:
         name: weights(width, width, seed=seed) for seed, name in enumerate(["wq", "wk", "wo"])
     }
     return model(nodes, {"x": ["N", width, width]}, {"y": ["N", width, width]}, initializers)
+
+
+def batched_product() -> onnx.ModelProto:
+    """x (4, 3, 8, 32) times a weight (3, 32, 16), as node `product` -> y."""
+    node = helper.make_node("MatMul", ["x", "w"], ["y"], "product")
+    shapes: dict[str, Any] = {"x": [4, 3, 8, 32], "y": [4, 3, 8, 16]}
+    return model([node], {"x": shapes["x"]}, {"y": shapes["y"]}, {"w": weights(3, 32, 16)})
