@@ -36,10 +36,12 @@ test-slow: $(EVERYTHING) ## Run the long simulations
 test-real: $(REAL) ## Gate real models that packages of PyPI ship, as docs/quantization.md shows
 	$(BIN)/python -m pytest -q -m real tests/real
 
-bench: $(EVERYTHING) ## Measure the verdict and the calibration, as docs/verdict.md and docs/quantization.md show
+bench: $(EVERYTHING) ## Measure verdict, calibration, diagnosis and recovery, as docs/ shows
 	@$(PIP) mlxtend
 	@$(BIN)/python benchmarks/verdict.py
 	@$(BIN)/python benchmarks/calibration.py
+	@$(BIN)/python benchmarks/diagnosis.py
+	@$(PIP) nncf && $(BIN)/python benchmarks/recovery.py
 
 check: $(EVERYTHING) ## Format, lint, types, architecture, workflows
 	$(BIN)/ruff format --check .

@@ -61,27 +61,53 @@ def observe(run: Run, batches: Iterable[Batch], tensors: Sequence[str]) -> dict[
 
 
 def largest_by_channel(
-    run: Run, batches: Iterable[Batch], tensors: Sequence[str]
+    run: Run, batches: Iterable[Batch], axes: Mapping[str, int]
 ) -> dict[str, Array]:
-    """(K,) largest absolute value of each channel, the last axis, of every tensor (…, K).
+    """(K,) largest absolute value of each channel of every tensor, by the axis of its channels.
 
     Raises:
         EvaluationError, DataError: as `observe`.
     """
     found: dict[str, Array] = {}
+    for name, channels in _by_channel(run, batches, axes):
+        largest = np.abs(channels).max(axis=0)
+        found[name] = np.maximum(found.get(name, largest), largest)
+    return found
+
+
+def mean_by_channel(
+    run: Run, batches: Iterable[Batch], axes: Mapping[str, int]
+) -> dict[str, Array]:
+    """(K,) mean of each channel of every tensor, by the axis of its channels.
+
+    Raises:
+        EvaluationError, DataError: as `observe`.
+    """
+    sums: dict[str, Array] = {}
+    counts: dict[str, int] = {}
+    for name, channels in _by_channel(run, batches, axes):
+        total = channels.sum(axis=0, dtype=np.float64)
+        sums[name] = sums.get(name, 0.0) + total
+        counts[name] = counts.get(name, 0) + len(channels)
+    return {name: total / counts[name] for name, total in sums.items()}
+
+
+def _by_channel(
+    run: Run, batches: Iterable[Batch], axes: Mapping[str, int]
+) -> Iterator[tuple[str, Array]]:
+    """Each tensor of each batch as (values, K)."""
     seen = 0
     for batch, values in _ahead(run, batches):
         seen += len(batch.ids)
-        for name in tensors:
+        for name, axis in axes.items():
             array = values[name]
+            if not np.isfinite(array).all():
+                raise EvaluationError(_not_finite(name, array, batch))
             if array.size:
-                largest = np.abs(array.reshape(-1, array.shape[-1])).max(axis=0)
-                if not np.isfinite(largest).all():
-                    raise EvaluationError(_not_finite(name, array, batch))
-                found[name] = np.maximum(found.get(name, largest), largest)
+                channels = np.moveaxis(array, axis, -1)
+                yield name, channels.reshape(-1, channels.shape[-1])
     if not seen:
-        raise DataError("there are no calibration examples; smoothing needs at least one")
-    return found
+        raise DataError("there are no calibration examples; at least one is needed")
 
 
 def _ahead(run: Run, batches: Iterable[Batch]) -> Iterator[tuple[Batch, Mapping[str, Array]]]:
@@ -145,12 +171,15 @@ def ranges_of(observed: Observed, recipe: Recipe, sources: Mapping[str, str]) ->
     """
     if recipe.calibration is None:
         raise ValueError(f"recipe {recipe.name!r} takes no ranges")
-    choose = ranges.METHODS[recipe.calibration]
+    how = {name: recipe.overrides.get(name, recipe.calibration) for name in sources}
+    chosen = dict.fromkeys((source, how[name]) for name, source in sources.items())
     found = {
-        name: choose(observed[name], share=recipe.percentile, symmetric=recipe.is_symmetric)
-        for name in dict.fromkeys(sources.values())
+        (source, method): ranges.METHODS[method](
+            observed[source], share=recipe.percentile, symmetric=recipe.is_symmetric
+        )
+        for source, method in chosen
     }
-    return {name: found[source] for name, source in sources.items()}
+    return {name: found[source, how[name]] for name, source in sources.items()}
 
 
 # ── what was seen before ──────────────────────────────────────────────────────────────────

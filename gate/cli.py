@@ -102,6 +102,60 @@ def replay(record: Path, format_: str, **options: Any) -> int:
 
 
 @cli.command()
+@click.argument("record", type=MODEL_FOLDER)
+@click.option("--calibration", type=MODEL_FOLDER, help="Calibration data, where they have moved.")
+@click.option("--data", type=MODEL_FOLDER, help="The held-out data, where they have moved.")
+@click.option(
+    "--examples",
+    type=click.IntRange(min=1),
+    default=256,
+    show_default=True,
+    help="Calibration examples to compare the layers on.",
+)
+@click.option(
+    "--format", "format_", type=click.Choice(["text", "json"]), default="text", show_default=True
+)
+def diagnose(record: Path, format_: str, **options: Any) -> int:
+    """Tell which layers, slices and examples cost the accuracy, and what to try."""
+    from gate.commands._diagnose_text import render
+    from gate.commands.diagnose import diagnosed
+    from gate.commands.progress import progress
+
+    with progress("diagnose") as told:
+        known, found = diagnosed(record, progress=told, **options)
+    click.echo(render(known, found, format_), nl=False)
+    return 0
+
+
+@cli.command()
+@click.argument("policy")
+@click.option("--candidate", help="As gate run.")
+@click.option("--stage", type=click.Choice(["pr", "release"]), default="pr", show_default=True)
+@click.option("--out", type=MODEL_FOLDER, help="As gate run: for the winner's record.")
+@click.option("--trials", type=click.IntRange(min=1), default=40, show_default=True)
+@click.option("--minutes", type=click.FloatRange(min=0, min_open=True), help="Default: no limit.")
+@click.option("--tracker", default="mlflow", show_default=True, help="mlflow or none.")
+@click.option("--threads", type=click.IntRange(min=1), help="Of one inference; default: all.")
+@click.option("--trust", is_flag=True, help="Allow formats that run code on load (.pt2).")
+@click.option(
+    "--format", "format_", type=click.Choice(["text", "json"]), default="text", show_default=True
+)
+def recover(policy: str, format_: str, **options: Any) -> int:
+    """Find the recipe with the most integer work that meets the budgets, and gate its model.
+
+    Recipes are tried on tuning data; the best one meets the held-out set once.
+    """
+    from gate.commands._recover_text import render
+    from gate.commands.progress import progress
+    from gate.commands.recover import recover as search
+
+    with progress(Path(policy).stem) as told:
+        found = search(policy, progress=told, **options)
+    click.echo(render(found, format_), nl=False)
+    return found.exit_code
+
+
+@cli.command()
 @click.argument("model")
 @click.option("--tracker", default="mlflow", show_default=True)
 def history(model: str, tracker: str) -> int:

@@ -7,6 +7,7 @@ that needs none. `gate.identity` says how it is made.
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from hashlib import sha256
 from itertools import combinations
 from pathlib import Path
 
@@ -158,6 +159,36 @@ def fixed_batch(candidate: Candidate) -> int | None:
 def _fixed_batches(candidate: Candidate) -> set[int]:
     sizes = {spec.shape[0] for spec in candidate.inputs if spec.shape}
     return {size for size in sizes if size is not None}
+
+
+def carved(split: Split, share: float, *, seed: int) -> tuple[Split, Split]:
+    """A split in two by lot: what is left, and `share` of its examples for another purpose.
+
+    Raises:
+        DataError: one of them would be empty.
+    """
+    count = round(share * len(split))
+    if not 0 < count < len(split):
+        raise DataError(
+            f"{split.name} ({split.source}) has {len(split)} examples, too few to set some apart"
+        )
+    taken = np.zeros(len(split), dtype=bool)
+    taken[np.random.default_rng(seed).permutation(len(split))[:count]] = True
+    return _part(split, ~taken, "rest"), _part(split, taken, "part")
+
+
+def _part(split: Split, mask: Array, what: str) -> Split:
+    told = f"{split.sha256} {what} {np.packbits(mask).tobytes().hex()}"
+    return replace(
+        split,
+        ids=split.ids[mask],
+        content=split.content[mask],
+        targets=None if split.targets is None else split.targets[mask],
+        slices={name: values[mask] for name, values in split.slices.items()},
+        unit=None if split.unit is None else split.unit[mask],
+        order=split.order[mask],
+        sha256=sha256(told.encode()).hexdigest(),
+    )
 
 
 def batch_size(

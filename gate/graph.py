@@ -216,6 +216,16 @@ def tensor_types(model: Any) -> dict[str, int]:
     return {value.name: value.type.tensor_type.elem_type for value in values}
 
 
+def ranks(model: Any) -> dict[str, int]:
+    """Number of axes by tensor name, where that is known; as `tensor_types`."""
+    graph = model.graph
+    return {
+        value.name: len(value.type.tensor_type.shape.dim)
+        for value in (*graph.value_info, *graph.output, *graph.input)
+        if value.type.tensor_type.HasField("shape")
+    }
+
+
 def opset(model: Any) -> int:
     """Version of the standard operators."""
     return max((entry.version for entry in model.opset_import if not entry.domain), default=0)

@@ -6,12 +6,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from gate import artifact, calibrate, data, graph, preprocess, publish, saturation
-from gate.backends import Exposed
+from gate.backends import Backend, Exposed
 from gate.candidate import Source
 from gate.normalize import external_files
 from gate.provenance import cpu
 from gate.quantize import adopt, quantize
-from gate.run import Ready, Run
+from gate.recipes import Recipe
+from gate.run import SMOOTHED, Ready, Run
 from gate.values import Array, Batch, Candidate, Int8Model, Saturation, Split
 
 _NOTICED = 1e-6
@@ -56,17 +57,21 @@ def make_int8(
                 sample_feeds=sample,
                 threads=run.threads,
             )
-    if run.policy.build.recipe.smooth is not None:
-        with run.step("smooth"):
-            candidate = _smoothed(run, candidate, calibration)
+    if run.policy.build.recipe.is_rescaled:
+        with run.step("rescale"):
+            candidate = _rescaled(run, candidate, calibration)
     with run.step("calibrate"):
         sources, observed = _calibrated(run, candidate, calibration)
+    recipe = run.policy.build.recipe
+    ranges = calibrate.ranges_of(observed, recipe, sources) if sources else {}
+    if recipe.correct_bias:
+        with run.step("correct"):
+            candidate = _with_biases(run, candidate, calibration, ranges)
     with run.step("quantize"):
-        recipe = run.policy.build.recipe
         int8 = quantize(
             candidate,
             recipe,
-            calibrate.ranges_of(observed, recipe, sources) if sources else {},
+            ranges,
             backend=run.backend,
             sample_feeds=sample,
             threads=run.threads,
@@ -114,42 +119,125 @@ def _calibrated(
         "threads": run.threads,
     }
     cache = calibrate.Cache(publish.RUNS / "cache" / "calibration")
-    observed: calibrate.Observed | None = cache.load(key)
-    if observed is None or [*observed] != [*tensors]:
-        observed = _observed(run, candidate, calibration, tensors)
-        cache.save(key, observed)
-    return sources, observed
+    seen: calibrate.Observed | None = cache.load(key)
+    if seen is None or [*seen] != [*tensors]:
+        seen = observed(run, candidate, calibration, tensors)
+        cache.save(key, seen)
+    return sources, seen
 
 
-def _smoothed(run: Run, candidate: Candidate, calibration: Split | None) -> Candidate:
-    """The same function, of which less is lost; what INT8 is held against stays as it was."""
-    recipe, backend = run.policy.build.recipe, run.backend
+def _with_biases(
+    run: Run,
+    candidate: Candidate,
+    calibration: Split | None,
+    ranges: Mapping[str, tuple[float, float]],
+) -> Candidate:
     assert calibration is not None
-    tensors = backend.smoothable(candidate.path, recipe)
-    runner, batches = _exposed(run, candidate, calibration, tensors)
-    maxima = calibrate.largest_by_channel(runner.views, batches, tensors)
-    path = run.scratch / "smoothed.onnx"
-    backend.smooth(candidate.path, recipe, maxima, path)
+    path = corrected(
+        run.backend,
+        candidate.path,
+        run.policy.build.recipe,
+        ranges,
+        calibration,
+        fixed=data.fixed_batch(candidate),
+        threads=run.threads,
+        destination=run.scratch / "corrected.onnx",
+    )
+    return at(candidate, path)
+
+
+def at(candidate: Candidate, path: Path) -> Candidate:
+    """The same candidate, its FP32 changed for the better of INT8."""
     sha256, size = artifact.measured(artifact.files(path))
     return replace(candidate, path=path, fp32_sha256=sha256, bytes=size)
 
 
-def _observed(
+def corrected(
+    backend: Backend,
+    fp32: Path,
+    recipe: Recipe,
+    ranges: Mapping[str, tuple[float, float]],
+    calibration: Split,
+    *,
+    fixed: int | None,
+    threads: int,
+    destination: Path,
+) -> Path:
+    """Write FP32 with biases that make up for what rounding the weights shifts on average."""
+    axes = backend.corrected(fp32, recipe)
+    names = tuple(axes)
+    runner, batches = _exposed(backend, fp32, calibration, names, fixed=fixed, threads=threads)
+    means = calibrate.mean_by_channel(runner.views, batches, axes)
+    draft = destination.with_suffix(".draft.onnx")
+    backend.quantize(fp32, recipe, ranges, draft)
+    backend.correct(fp32, draft, means, destination)
+    return destination
+
+
+def _rescaled(run: Run, candidate: Candidate, calibration: Split | None) -> Candidate:
+    """The same function, of which less is lost; what INT8 is held against stays as it was."""
+    assert calibration is not None
+    path = rescaled(
+        run.backend,
+        candidate.path,
+        run.policy.build.recipe,
+        calibration,
+        fixed=data.fixed_batch(candidate),
+        threads=run.threads,
+        destination=run.scratch / SMOOTHED,
+    )
+    return at(candidate, path)
+
+
+def rescaled(
+    backend: Backend,
+    fp32: Path,
+    recipe: Recipe,
+    calibration: Split,
+    *,
+    fixed: int | None,
+    threads: int,
+    destination: Path,
+) -> Path:
+    """Write FP32 with outliers moved into weights, which is what INT8 is made of."""
+    axes = backend.smoothable(fp32, recipe)
+    names = tuple(axes)
+    runner, batches = _exposed(backend, fp32, calibration, names, fixed=fixed, threads=threads)
+    maxima = calibrate.largest_by_channel(runner.views, batches, axes)
+    backend.smooth(fp32, recipe, maxima, destination)
+    return destination
+
+
+def observed(
     run: Run, candidate: Candidate, calibration: Split, tensors: Sequence[str]
 ) -> calibrate.Observed:
-    runner, batches = _exposed(run, candidate, calibration, tensors)
+    """What one pass over the calibration data sees of these tensors."""
+    runner, batches = _exposed(
+        run.backend,
+        candidate.path,
+        calibration,
+        tensors,
+        fixed=data.fixed_batch(candidate),
+        threads=run.threads,
+    )
     return calibrate.observe(runner.views, batches, tensors)
 
 
 def _exposed(
-    run: Run, candidate: Candidate, calibration: Split, tensors: Sequence[str]
+    backend: Backend,
+    fp32: Path,
+    calibration: Split,
+    tensors: Sequence[str],
+    *,
+    fixed: int | None,
+    threads: int,
 ) -> tuple[Exposed, Iterator[Batch]]:
     """The model with these tensors as outputs, and batches that it has the memory for."""
-    others = max(1, run.threads - 1)  # one thread counts what the others computed
-    runner = run.backend.open_exposed(candidate.path, tensors, threads=others)
+    others = max(1, threads - 1)  # one thread counts what the others computed
+    runner = backend.open_exposed(fp32, tensors, threads=others)
     batches = calibrate.batches(
         calibration,
-        fixed=data.fixed_batch(candidate),
+        fixed=fixed,
         measure=lambda batch: sum(value.nbytes for value in runner.views(batch.feeds).values()),
     )
     return runner, batches

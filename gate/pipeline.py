@@ -28,6 +28,7 @@ from gate.run import Judged, Run, charge, write
 from gate.stopping import Early, Watch
 from gate.subject import Given, Subject, bring
 from gate.values import Array, Batch, Evaluation, Split
+from gate.why import why
 
 BACKEND = "onnxruntime"
 
@@ -177,6 +178,10 @@ def _judge(run: Run, subject: Subject) -> Judged:
         comparisons, verdict = _decide(
             run, subject, evaluated.evaluation, alpha=cost.alpha, early=early, process=process
         )
+    diagnosis = None
+    if verdict.outcome == "fail" and not subject.attested:
+        models = subject.candidate, subject.int8
+        diagnosis = why(run, models, subject.splits, evaluated.evaluation, metrics)
     return Judged(
         candidate=subject.candidate,
         int8=subject.int8,
@@ -188,6 +193,7 @@ def _judge(run: Run, subject: Subject) -> Judged:
         comparisons=comparisons,
         verdict=verdict,
         process=process,
+        diagnosis=diagnosis,
         costs=_costs(subject, evaluated.evaluation, run.policy.alpha),
         reference=subject.reference,
         attested=subject.attested,

@@ -34,10 +34,18 @@ class Recipe(BaseModel):
     """7-bit weights: what unsigned activations times signed weights need where x86 lacks VNNI."""
     calibration: Calibration | None = "min-max"
     """How ranges are taken from what calibration saw; None for a dynamic scheme."""
+    overrides: dict[str, Calibration] = Field(default_factory=dict)
+    """Another method for single tensors, by name."""
     percentile: float = Field(99.99, gt=50, le=100)
     """Percentage of values that calibration `percentile` keeps."""
     smooth: float | None = Field(None, ge=0, le=1)
     """SmoothQuant's α: how much of the activations' outliers the weights take; None: nothing."""
+    correct_bias: bool = False
+    """Biases made up for what rounding the weights shifts on average over the calibration data."""
+    float_outputs: tuple[str, ...] = ()
+    """Operators that multiply integers and give floating point: MatMul, Gemm."""
+    equalize: bool = False
+    """Channels between two layers brought to like ranges, which FP32 does not notice."""
     op_types: tuple[str, ...] = ()
     """Operators to quantize; empty: all that the backend can."""
     exclude_op_types: tuple[str, ...] = ()
@@ -53,6 +61,11 @@ class Recipe(BaseModel):
         return self.scheme == "static"
 
     @property
+    def is_rescaled(self) -> bool:
+        """Whether FP32 is rescaled before it is quantized."""
+        return self.smooth is not None or self.equalize
+
+    @property
     def is_symmetric(self) -> bool:
         """Whether activations have their zero point in the middle: int8 does, uint8 does not."""
         return self.activation_type == "int8"
@@ -63,8 +76,20 @@ class Recipe(BaseModel):
             raise ValueError(
                 "a static recipe needs a calibration method, and a dynamic one takes none"
             )
-        if self.smooth is not None and not self.needs_calibration:
-            raise ValueError("`smooth` needs calibration data: use a static recipe")
+        if self.overrides and self.calibration is None:
+            raise ValueError("`overrides` choose ranges, and a dynamic recipe has none")
+        if self.correct_bias and not self.needs_calibration:
+            raise ValueError("`correct_bias` needs calibration data: use a static recipe")
+        if self.is_rescaled and not self.needs_calibration:
+            key = "equalize" if self.equalize else "smooth"
+            raise ValueError(f"`{key}` needs calibration data: use a static recipe")
+        if beyond := set(self.float_outputs) - {"Gemm", "MatMul"}:
+            raise ValueError(
+                f"`float_outputs` takes Gemm and MatMul, not {', '.join(sorted(beyond))}: no other "
+                "operator multiplies integers and gives floating point"
+            )
+        if self.float_outputs and not self.needs_calibration:
+            raise ValueError("`float_outputs` is of static recipes: a dynamic one has no others")
         if self.target is not None:
             self._demand_fit(TARGETS[self.target])
         return self
@@ -129,6 +154,13 @@ RECIPES: dict[str, Recipe] = {
             scheme="static",
             calibration="mse",
             summary="least squared error of the activations: the best first try after min-max",
+        ),
+        Recipe(
+            name="static-equalized",
+            scheme="static",
+            equalize=True,
+            calibration="mse",
+            summary="channels rescaled to like ranges first: CNNs with channels that differ",
         ),
         Recipe(
             name="static-matmul",
@@ -211,6 +243,19 @@ def resolve(spec: str | Mapping[str, Any]) -> Recipe:
             raise UnknownRecipeError(unknown("recipe key", key, tuple(sorted(REFINABLE))), key)
     frozen = {k: tuple(v) if isinstance(v, list) else v for k, v in changes.items()}
     return Recipe.model_validate(preset.model_dump() | _for(frozen, preset) | frozen, strict=True)
+
+
+def spelled(recipe: Recipe) -> str | dict[str, Any]:
+    """What `resolve` makes this recipe of, in the fewest words."""
+    preset, left = RECIPES[recipe.name], {"name", "summary"}
+    if recipe.target is not None:  # which asks for these
+        left |= {"activation_type", "weight_type", "reduce_range"}
+    changed = {
+        key: list(value) if isinstance(value, tuple) else value
+        for key, value in recipe
+        if key not in left and value != getattr(preset, key)
+    }
+    return {"base": recipe.name} | changed if changed else recipe.name
 
 
 def _for(changes: Mapping[str, Any], preset: Recipe) -> dict[str, Any]:

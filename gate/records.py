@@ -6,6 +6,7 @@ from typing import Any, Literal, Self
 
 from pydantic import Field
 
+from gate.diagnosis import Diagnosis
 from gate.policy import Budget, Policy
 from gate.recipes import Recipe
 from gate.values import Candidate, FloatWeights, Int8Model, Island, Saturation, Value
@@ -323,6 +324,8 @@ class GateRecord(Value):
     verdict: Verdict
     previous: PreviousRelease | None = None
     provenance: Provenance
+    diagnosis: Diagnosis | None = None
+    """Why, where the verdict is a fail."""
     process: ProcessInfo = ProcessInfo()
     """Latency and memory, so that other budgets can be judged on them."""
     durations: dict[str, float]

@@ -11,6 +11,7 @@ from uuid import uuid4
 
 from gate import artifact, data, preprocess, publish
 from gate.backends import Backend
+from gate.diagnosis import Diagnosis
 from gate.evaluate import Evaluated, rows_of, save_arrays
 from gate.metrics import PROCESS_METRICS
 from gate.policy import Policy
@@ -34,6 +35,9 @@ from gate.records import (
 from gate.since import since
 from gate.statistics import ledger
 from gate.values import Candidate, Int8Model, Split
+
+SMOOTHED = "smoothed.onnx"
+"""In the run's private folder: FP32 with outliers moved into weights, where the recipe asks."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +140,7 @@ class Judged:
     comparisons: tuple[Comparison, ...]
     verdict: Verdict
     process: ProcessInfo
+    diagnosis: Diagnosis | None = None
     costs: tuple[Cost, ...] = ()
     reference: Candidate | None = None
     attested: tuple[Attestation, ...] = ()
@@ -205,6 +210,7 @@ def _record(
             batch_size=judged.batch_size,
         ),
         process=judged.process,
+        diagnosis=judged.diagnosis,
         durations=run.seconds,
         examples_evaluated=len(judged.evaluated.evaluation.ids),
         examples_total=len(held_out),

@@ -94,22 +94,16 @@ def bring(run: Run, given: Given) -> Subject:
 
 
 def _of_models(run: Run, given: Given) -> Subject:
-    with run.step("candidate"):
-        examples = _examples(run, given.example_inputs)
-        source = fetch(given.candidate, scratch=run.scratch, trust=given.trust, examples=examples)
-        candidate = _normalised(run, source, run.scratch)
-        if given.int8 is not None:
-            with _called("int8", given.int8):
-                run.ready = take_ready(_fetched(run, "int8", given.int8), run.scratch)
+    source, candidate = bring_fp32(run, given)
+    if given.int8 is not None:
+        with _called("int8", given.int8):
+            run.ready = take_ready(_fetched(run, "int8", given.int8), run.scratch)
     with run.step("data"):
-        splits = _open_splits(run, candidate.inputs)
+        splits = open_splits(run, candidate.inputs)
         alone = run.ready is not None and run.ready.alone
         batch_size = data.batch_size(run.policy, candidate, splits.values(), alone=alone)
-    with run.step("parity"):
-        fp32 = run.backend.open(candidate.path, threads=run.threads)
-        shown = opening(splits.get("calibration", splits["held_out"]), batch_size)
-        before = source.reference or run.backend.open(source.onnx, threads=run.threads).run
-        prove_parity(before, fp32, [batch.feeds for batch in shown], candidate.source)
+    shown = opening(splits.get("calibration", splits["held_out"]), batch_size)
+    prove_same(run, source, candidate, shown)
     own = _gives(run, candidate)
     reference = (
         None if given.reference is None else _reference(run, given.reference, candidate, shown)
@@ -129,6 +123,30 @@ def _of_models(run: Run, given: Given) -> Subject:
         own_gives=None if reference is None else own,
         reference=reference,
     )
+
+
+def bring_fp32(run: Run, given: Given) -> tuple[Source, Candidate]:
+    """The candidate as it came, and normalised.
+
+    Raises:
+        GateError: it cannot be had.
+    """
+    with run.step("candidate"):
+        examples = _examples(run, given.example_inputs)
+        source = fetch(given.candidate, scratch=run.scratch, trust=given.trust, examples=examples)
+        return source, _normalised(run, source, run.scratch)
+
+
+def prove_same(run: Run, source: Source, candidate: Candidate, shown: Sequence[Batch]) -> None:
+    """Normalising changed nothing that the model computes.
+
+    Raises:
+        CandidateError: it did.
+    """
+    with run.step("parity"):
+        fp32 = run.backend.open(candidate.path, threads=run.threads)
+        before = source.reference or run.backend.open(source.onnx, threads=run.threads).run
+        prove_parity(before, fp32, [batch.feeds for batch in shown], candidate.source)
 
 
 def _gives(run: Run, model: Candidate | Int8Model) -> Give:
@@ -240,7 +258,7 @@ def _of_outputs(run: Run, fp32: Path, int8: Path) -> Subject:
         )
         attested.demand_same_outputs(before, after)
     with run.step("data"):
-        splits = _open_splits(run, None)
+        splits = open_splits(run, None)
         if not splits["held_out"].explicit_ids:
             raise UsageError(
                 f"held_out ({splits['held_out'].source}) has no column 'id', by which outputs are "
@@ -267,8 +285,17 @@ def _of_outputs(run: Run, fp32: Path, int8: Path) -> Subject:
 # ── both ──────────────────────────────────────────────────────────────────────────────────
 
 
-def _open_splits(run: Run, inputs: tuple[TensorSpec, ...] | None) -> dict[str, Split]:
-    """The splits that the policy names, proven disjoint; raw, where no model has inputs."""
+_SPLITS = ("held_out", "calibration", "tuning")
+
+
+def open_splits(
+    run: Run, inputs: tuple[TensorSpec, ...] | None, names: Sequence[str] = _SPLITS
+) -> dict[str, Split]:
+    """Those of the splits that the policy names, proven disjoint; raw, where no model has inputs.
+
+    Raises:
+        GateError: one cannot be opened, or they share examples.
+    """
     build, judge = run.policy.build, run.policy.judge
     named = {"held_out": judge.held_out, "calibration": build.calibration, "tuning": build.tuning}
     splits = {
@@ -283,7 +310,7 @@ def _open_splits(run: Run, inputs: tuple[TensorSpec, ...] | None) -> dict[str, S
             needs_target=name == "held_out",
         )
         for name, source in named.items()
-        if source is not None
+        if source is not None and name in names
     }
     data.prove_disjoint(tuple(splits.values()))
     return splits

@@ -27,6 +27,58 @@ class Product:
     """(M, K) of int8, K in the order in which products are added."""
 
 
+READINGS = ("signal", "whole", "own", "came", "rounding", "clipped", "far")
+"""What a probe sums up at each point: squares of FP32's values, of INT8's error, of the error that
+the layer adds to FP32's own inputs, of what came to it from further up, of what its quantizer alone
+loses, and of that by clipping; then the share of values beyond an eighth of the quantizer's range.
+Each channel counts as the layers that read it feel it, where their weights are known.
+"""
+_IMAGES = 4
+"""Axes of a batch of images."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Point:
+    """A floating-point tensor that both models have, and the layer that computes it."""
+
+    tensor: str
+    node: str
+    """FP32's node; empty for a model input."""
+    op: str
+    sources: tuple[str, ...]
+    """Tensors of the points that INT8 computes it from."""
+    is_output: bool
+    ends: tuple[float, float] | None
+    """What its integers cover; None where it stays in floating point."""
+    rank: int | None
+    """Number of axes, where that is known."""
+    groups: int
+    """Of a convolution."""
+    weights: Array | None
+    """(M,) largest absolute quantized weight of each output channel; None without any."""
+    scales: int
+    """Of those weights: 1 for all, or one a channel; 0 without any."""
+
+    @property
+    def channel_axis(self) -> int:
+        """The second of a batch of images, otherwise the last."""
+        return 1 if self.rank == _IMAGES else -1 if self.rank is None else self.rank - 1
+
+
+class Probe(Protocol):
+    """FP32 and INT8, run side by side."""
+
+    points: tuple[Point, ...]
+    """In the order in which FP32 computes them."""
+
+    def run(self, feeds: Mapping[str, Array]) -> tuple[Array, Mapping[int, Array]]:
+        """(P, readings) of a batch, and by place the largest value of each channel, (C,).
+
+        Raises:
+            EvaluationError: as `Runner.run`.
+        """
+
+
 class Runner(Protocol):
     """A model, loaded."""
 
@@ -72,13 +124,21 @@ class Backend(Protocol):
     def optimize(self, model: Path, destination: Path) -> None:
         """Write the model with constants folded, in standard operators only."""
 
-    def smoothable(self, model: Path, recipe: Recipe) -> tuple[str, ...]:
-        """Tensors whose largest values by channel, the last axis, `smooth` needs."""
+    def smoothable(self, model: Path, recipe: Recipe) -> Mapping[str, int]:
+        """Tensors whose largest values by channel `smooth` needs, each with its channels' axis."""
 
     def smooth(
         self, model: Path, recipe: Recipe, maxima: Mapping[str, Array], destination: Path
     ) -> None:
         """Write the same model with outliers of activations moved into weights."""
+
+    def corrected(self, model: Path, recipe: Recipe) -> Mapping[str, int]:
+        """Tensors whose means by channel `correct` needs, each with its channels' axis."""
+
+    def correct(
+        self, model: Path, int8: Path, means: Mapping[str, Array], destination: Path
+    ) -> None:
+        """Write FP32 with biases for what rounding its weights, as in `int8`, shifts on average."""
 
     def activations(self, model: Path, recipe: Recipe) -> Mapping[str, str]:
         """Tensors whose ranges `quantize` needs, each with the one to observe in its stead."""
@@ -89,6 +149,13 @@ class Backend(Protocol):
         Raises:
             QuantizationError: the recipe names nodes or operators that do not exist, or the
                 runtime's quantizer failed.
+        """
+
+    def probe(self, fp32: Path, int8: Path, *, threads: int) -> Probe:
+        """Load both models as one that tells what is lost where.
+
+        Raises:
+            CandidateError: they have no inner tensors in common.
         """
 
     def products(self, model: Path) -> Iterator[Product]:

@@ -77,8 +77,17 @@ def plan(model: Any, recipe: Recipe) -> Plan:
     )
 
 
-def activations(fitted: Plan) -> dict[str, str]:
-    """Float tensors that are no weights and that a node to be quantized reads or writes.
+def check_overrides(sources: Collection[str], recipe: Recipe) -> None:
+    """Every tensor whose range the recipe overrides has one.
+
+    Raises:
+        QuantizationError: it has not.
+    """
+    _require("overrides", recipe.overrides, sources)
+
+
+def activations(fitted: Plan, recipe: Recipe) -> dict[str, str]:
+    """Float tensors that are no weights and that a node to be quantized reads or rounds.
 
     Each comes with the tensor whose range is as good as its own, or better:
 
@@ -90,7 +99,7 @@ def activations(fitted: Plan) -> dict[str, str]:
     types, floats = graphs.tensor_types(fitted.model), float_types()
     names = {*fitted.selected}
     nodes = (node for node in graph.node if node.name in names)
-    touched = dict.fromkeys(name for node in nodes for name in (*node.input, *node.output))
+    touched = dict.fromkeys(name for node in nodes for name in _rounded(node, recipe))
     needed = [name for name in touched if name not in weights and types.get(name) in floats]
     cut, moved = _cut_off(graph), _moved(graph)
 
@@ -100,6 +109,12 @@ def activations(fitted: Plan) -> dict[str, str]:
         return name
 
     return {name: source(name) for name in needed}
+
+
+def _rounded(node: Any, recipe: Recipe) -> tuple[str, ...]:
+    if node.op_type in recipe.float_outputs:
+        return tuple(node.input)
+    return (*node.input, *node.output)
 
 
 def _cut_off(graph: Any) -> dict[str, str]:

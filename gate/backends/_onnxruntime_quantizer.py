@@ -29,7 +29,7 @@ def static(fitted: Plan, recipe: Recipe, ranges: Ranges) -> Any:
     """
     from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 
-    missing = [name for name in activations(fitted) if name not in ranges]
+    missing = [name for name in activations(fitted, recipe) if name not in ranges]
     if missing:
         raise QuantizationError(
             f"no range was calibrated for {few(missing)}; calibrate every tensor that "
@@ -54,6 +54,7 @@ def static(fitted: Plan, recipe: Recipe, ranges: Ranges) -> Any:
                 "ActivationSymmetric": recipe.is_symmetric,
                 # A zero point in the weights costs a correction term in every kernel.
                 "WeightSymmetric": True,
+                "OpTypesToExcludeOutputQuantization": list(recipe.float_outputs),
             },
         )
         quantizer.quantize_model()

@@ -36,9 +36,9 @@ class _Reader:
     """Axis of the weights along which the input's channels lie."""
 
 
-def tensors(fitted: Plan) -> tuple[str, ...]:
-    """What the products to be smoothed read: their last axis are the channels."""
-    return tuple(_readers(fitted))
+def tensors(fitted: Plan) -> dict[str, int]:
+    """What the products to be smoothed read, each with the axis of its channels: the last."""
+    return dict.fromkeys(_readers(fitted), -1)
 
 
 def smoothed(fitted: Plan, maxima: Mapping[str, Array], strength: float) -> Any:
@@ -50,7 +50,7 @@ def smoothed(fitted: Plan, maxima: Mapping[str, Array], strength: float) -> Any:
         strength: α, 0..1: how much of the outliers the weights take.
     """
     graph = fitted.model.graph
-    weights = _Weights(graph)
+    weights = Weights(graph)
     for name, readers in _readers(fitted).items():
         factors = _factors(maxima[name], [(weights.array(r.weight), r) for r in readers], strength)
         for reader in readers:
@@ -85,10 +85,11 @@ def _factors(largest: Array, weights: list[tuple[Array, _Reader]], strength: flo
     return np.where(largest > 0, np.maximum(factors, _LEAST), 1.0)
 
 
-class _Weights:
+class Weights:
     """Constants by name; one that others share is copied before it changes."""
 
     def __init__(self, graph: Any) -> None:
+        """Of a GraphProto, which is changed in place."""
         self._graph = graph
         self._found = {tensor.name: tensor for tensor in graph.initializer}
         self._uses: dict[str, int] = {}
@@ -96,7 +97,12 @@ class _Weights:
             for name in (*node.input, *graphs.read_inside(node)):
                 self._uses[name] = self._uses.get(name, 0) + 1
 
+    def has(self, name: str) -> bool:
+        """Whether it is one of them."""
+        return name in self._found
+
     def array(self, name: str) -> Array:
+        """Its values."""
         from onnx import numpy_helper
 
         return np.asarray(numpy_helper.to_array(self._found[name]))
@@ -111,13 +117,16 @@ class _Weights:
         )
 
     def scale(self, reader: _Reader, factors: Array) -> None:
+        """Multiply the rows of a product's weights."""
         shape = (-1, 1) if reader.channels == 0 else (1, -1)
         self.replace(reader.node, 1, self.array(reader.weight) * factors.reshape(shape))
 
     def divide(self, node: Any, place: int, factors: Array) -> None:
+        """Put the constant, divided, in the place of a node's input."""
         self.replace(node, place, self.array(node.input[place]) / factors)
 
     def replace(self, node: Any, place: int, values: Array) -> None:
+        """Put other values in the place of a node's input."""
         from onnx import numpy_helper
 
         before = self._found[node.input[place]]
@@ -129,6 +138,7 @@ class _Weights:
         node.input[place] = self.add(f"{before.name}_{node.name}_smoothed", values, before.name)
 
     def add(self, name: str, values: Array, like: str) -> str:
+        """A new constant of the type of another; its name."""
         from onnx import numpy_helper
 
         while name in self._found:
@@ -140,7 +150,7 @@ class _Weights:
 
 
 def _folded(
-    graph: Any, weights: _Weights, name: str, readers: list[_Reader], factors: Array
+    graph: Any, weights: Weights, name: str, readers: list[_Reader], factors: Array
 ) -> bool:
     """Divide where the tensor is made, if nobody but the readers sees it."""
     if not _seen_only_by(graph, name, len(readers)):
@@ -157,7 +167,7 @@ def _seen_only_by(graph: Any, name: str, readers: int) -> bool:
     return uses == readers and not inside and all(v.name != name for v in graph.output)
 
 
-def _places(graph: Any, weights: _Weights, name: str, size: int) -> Iterator[tuple[Any, int]]:
+def _places(graph: Any, weights: Weights, name: str, size: int) -> Iterator[tuple[Any, int]]:
     """Constants that, divided, divide the tensor; none where there is no such set of them."""
     maker = next((node for node in graph.node if name in node.output), None)
     if maker is None or maker.output[0] != name:  # LayerNormalization also gives what is unscaled
@@ -180,7 +190,7 @@ def _places(graph: Any, weights: _Weights, name: str, size: int) -> Iterator[tup
 
 
 def _insert(
-    graph: Any, weights: _Weights, name: str, readers: list[_Reader], factors: Array
+    graph: Any, weights: Weights, name: str, readers: list[_Reader], factors: Array
 ) -> None:
     """A Mul by 1 / s between the tensor and its readers."""
     from onnx import helper

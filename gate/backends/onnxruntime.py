@@ -8,8 +8,11 @@ from typing import Any
 import numpy as np
 
 from gate import graph as graphs
-from gate.backends import Product, Ranges
+from gate.backends import Point, Product, Ranges
+from gate.backends import _onnxruntime_bias as biases
+from gate.backends import _onnxruntime_equalize as equalizing
 from gate.backends import _onnxruntime_plan as plans
+from gate.backends import _onnxruntime_probe as probes
 from gate.backends import _onnxruntime_products as products
 from gate.backends import _onnxruntime_profile as profiles
 from gate.backends import _onnxruntime_quantizer as quantizer
@@ -91,9 +94,11 @@ class OnnxRuntime:
         graphs.keep_used_domains(optimized)
         graphs.write(optimized, destination)
 
-    def smoothable(self, model: Path, recipe: Recipe) -> tuple[str, ...]:
-        """Tensors whose largest values by channel, the last axis, `smooth` needs."""
-        return smoothing.tensors(plans.plan(graphs.read(model), recipe))
+    def smoothable(self, model: Path, recipe: Recipe) -> dict[str, int]:
+        """Tensors whose largest values by channel `smooth` needs, each with its channels' axis."""
+        fitted = plans.plan(graphs.read(model), recipe)
+        found = equalizing.tensors(fitted) if recipe.equalize else {}
+        return found if recipe.smooth is None else found | smoothing.tensors(fitted)
 
     def smooth(
         self, model: Path, recipe: Recipe, maxima: Mapping[str, Array], destination: Path
@@ -106,7 +111,27 @@ class OnnxRuntime:
             QuantizationError: as `quantize`.
         """
         fitted = plans.plan(graphs.read(model), recipe)
-        graphs.write(smoothing.smoothed(fitted, maxima, recipe.smooth or 0.0), destination)
+        if recipe.equalize:
+            equalizing.equalize(fitted, maxima, per_channel=recipe.per_channel)
+        if recipe.smooth is not None:
+            smoothing.smoothed(fitted, maxima, recipe.smooth)
+        graphs.write(fitted.model, destination)
+
+    def corrected(self, model: Path, recipe: Recipe) -> dict[str, int]:
+        """Tensors whose means by channel `correct` needs, each with its channels' axis."""
+        fitted = plans.plan(graphs.read(model), recipe)
+        return biases.tensors(fitted.model, fitted.selected)
+
+    def correct(
+        self, model: Path, int8: Path, means: Mapping[str, Array], destination: Path
+    ) -> None:
+        """Write FP32 with biases for what rounding its weights, as in `int8`, shifts on average.
+
+        `means` are (C,) by tensor, as `corrected` names them.
+        """
+        proto = graphs.read(model)
+        graphs.name_nodes(proto)
+        graphs.write(biases.corrected(proto, graphs.read(int8), means), destination)
 
     def activations(self, model: Path, recipe: Recipe) -> dict[str, str]:
         """Tensors whose ranges `quantize` needs: inputs and outputs of the nodes to quantize.
@@ -117,7 +142,9 @@ class OnnxRuntime:
             QuantizationError: as `quantize`.
         """
         fitted = plans.plan(graphs.read(model), recipe)
-        return plans.activations(fitted) if recipe.needs_calibration else {}
+        found = plans.activations(fitted, recipe) if recipe.needs_calibration else {}
+        plans.check_overrides(found, recipe)
+        return found
 
     def quantize(self, model: Path, recipe: Recipe, ranges: Ranges, destination: Path) -> None:
         """Write the INT8 model: the same inputs give the same bytes, anywhere, at any time.
@@ -133,6 +160,20 @@ class OnnxRuntime:
             graphs.write(quantizer.static(fitted, recipe, ranges), destination)
         else:
             graphs.write(quantizer.dynamic(fitted, recipe), destination)
+
+    def probe(self, fp32: Path, int8: Path, *, threads: int) -> "Probe":
+        """Load both models as one that tells what is lost where.
+
+        Raises:
+            CandidateError: they have no inner tensors in common, or other operator sets.
+        """
+        proto, points = probes.build(graphs.read(fp32), graphs.read(int8))
+        with TemporaryDirectory(prefix="gate-") as folder:  # large weights need a file beside
+            whole = Path(folder) / "probe.onnx"
+            graphs.write(proto, whole)
+            return Probe(
+                Session(_load(str(whole), _options(threads, optimize=False), name=int8)), points
+            )
 
     def products(self, model: Path) -> Iterator[Product]:
         """The INT8 model's layers of unsigned activations and signed weights."""
@@ -228,6 +269,25 @@ class Session:
         finally:
             file = Path(self._session.end_profiling())
         return file
+
+
+class Probe:
+    """FP32 and INT8 as one model, loaded."""
+
+    def __init__(self, session: Session, points: tuple[Point, ...]) -> None:
+        """`session` is of what `probes.build` made."""
+        self._session = session
+        self.points = points
+
+    def run(self, feeds: Mapping[str, Array]) -> tuple[Array, dict[int, Array]]:
+        """(P, readings) of a batch, and by place the largest value of each channel, (C,).
+
+        Raises:
+            EvaluationError: as `Session.run`.
+        """
+        given = self._session.run(feeds)
+        numbers = given.pop(probes.NUMBERS).astype(np.float64).reshape(len(self.points), -1)
+        return numbers, {int(n.removeprefix(probes.PEAKS)): peak for n, peak in given.items()}
 
 
 def _options(threads: int, *, optimize: bool = True) -> Any:

@@ -12,6 +12,7 @@ from gate.backends import Backend
 from gate.errors import GateError, RecordError, UsageError
 from gate.evaluate import load_arrays, load_rows
 from gate.metrics import Metric
+from gate.policy import DataSource
 from gate.records import GateRecord
 from gate.tasks import BoundTask
 from gate.values import Array, Evaluation, Rows, Split, TensorSpec
@@ -66,15 +67,41 @@ def demand_artifact(folder: Path, record: GateRecord) -> Path:
     return model
 
 
+def demand_fp32(folder: Path, record: GateRecord) -> Path:
+    """The FP32 model beside the record.
+
+    Raises:
+        RecordError: it is missing, or not the one that was judged.
+    """
+    model = folder / FP32
+    if not model.is_file():
+        raise RecordError(f"{model} is missing: fetch the whole folder of record {record.id}")
+    if artifact.sha256_of(*artifact.files(model)) != record.candidate.fp32_sha256:
+        raise RecordError(
+            f"{model} is not the FP32 model of record {record.id}: fetch the folder again"
+        )
+    return model
+
+
+def vouched_rows(folder: Path, record: GateRecord) -> Evaluation:
+    """The rows beside the record.
+
+    Raises:
+        RecordError: they are missing, damaged, or of another run.
+    """
+    evaluation = load_rows(folder / ROWS)
+    _demand_the_runs(folder / ROWS, record.rows_sha256, record)
+    return evaluation
+
+
 def load_stored(folder: Path, record: GateRecord) -> Stored:
     """The stored sample.
 
     Raises:
         RecordError: `outputs.npz` or `rows.npz` is missing, damaged, or of another run.
     """
-    evaluation = load_rows(folder / ROWS)
+    evaluation = vouched_rows(folder, record)
     arrays = load_arrays(folder / OUTPUTS)
-    _demand_the_runs(folder / ROWS, record.rows_sha256, record)
     _demand_the_runs(folder / OUTPUTS, record.outputs_sha256, record)
     ids = arrays["id"]
     outputs = {
@@ -83,13 +110,13 @@ def load_stored(folder: Path, record: GateRecord) -> Stored:
         if name.startswith(_OUTPUT)
     }
     _demand_fit(folder / OUTPUTS, ids, outputs, record)
-    places = _places(ids, evaluation.ids)
-    if places is None:
+    found = places(ids, evaluation.ids)
+    if found is None:
         raise RecordError(
             f"{folder / OUTPUTS} holds examples that record {record.id} did not see: it is of "
             "another run. Fetch the folder again, or run the gate again"
         )
-    return Stored(ids, outputs, places, evaluation).take(np.argsort(places))
+    return Stored(ids, outputs, found, evaluation).take(np.argsort(found))
 
 
 def _demand_the_runs(file: Path, sha256: str | None, record: GateRecord) -> None:
@@ -109,14 +136,14 @@ def _demand_fit(file: Path, ids: Array, outputs: Mapping[str, Array], record: Ga
         )
 
 
-def _places(ids: Array, known: Array) -> Array | None:
+def places(ids: Array, known: Array) -> Array | None:
     """(S,) of int64: where each of `ids` stands in `known`; None where one does not."""
     if not len(known):
         return None
     order = np.argsort(known)
     near = np.minimum(np.searchsorted(known, ids, sorter=order), len(known) - 1)
-    places = order[near]
-    return np.asarray(places) if np.array_equal(known[places], ids) else None
+    found = order[near]
+    return np.asarray(found) if np.array_equal(known[found], ids) else None
 
 
 # ── the inputs ────────────────────────────────────────────────────────────────────────────
@@ -129,37 +156,58 @@ def held_out(record: GateRecord, path: Path | None, scratch: Path) -> Split:
         UsageError: they are not there; says to pass --data.
         GateError: they are damaged, or others.
     """
+    return opened("held_out", record, path, scratch, flag="--data")
+
+
+def opened(name: str, record: GateRecord, path: Path | None, scratch: Path, *, flag: str) -> Split:
+    """A split of the record's run, from the policy's place or from `path`, which `flag` gives.
+
+    Raises:
+        UsageError: it is not there; says to pass the flag.
+        GateError: it is damaged, or another.
+    """
     policy = record.policy
     _demand_preprocessing(record)
+    named, known = _named(record, name)
     # which bytes hold the examples does not matter: their content is compared below
-    source = policy.judge.held_out.model_copy(update={"sha256": None})
+    source = named.model_copy(update={"sha256": None})
     told = record.policy_source
     base = Path(told.base) if told.base else Path(told.file).parent
+    what = name.replace("_", "-")
     if path is not None:
         source = source.model_copy(update={"path": str(path), "format": _format(source, path)})
         base = Path()
     elif not (base / source.path).exists():
         raise UsageError(
-            f"the held-out data of record {record.id} are no longer at {base / source.path}: "
-            "say where they are with --data"
+            f"the {what} data of record {record.id} are no longer at {base / source.path}: "
+            f"say where they are with {flag}"
         )
     split = data.open_split(
-        "held_out",
+        name,
         source,
         base=base,
         inputs=tuple(TensorSpec(**info.model_dump()) for info in record.candidate.inputs),
         preprocess=policy.build.preprocess,
         seed=policy.judge.seed,
         scratch=scratch,
-        needs_target=True,
+        needs_target=name == "held_out",
     )
-    if split.sha256 != record.splits.held_out.sha256:
+    if split.sha256 != known:
         raise UsageError(
-            f"{(base / source.path)} is not the held-out set that record {record.id} was measured "
-            f"on (sha256 {split.sha256[:12]}…, and it was {record.splits.held_out.sha256[:12]}…): "
-            "name the right one with --data"
+            f"{(base / source.path)} is not the {what} set of record {record.id} (sha256 "
+            f"{split.sha256[:12]}…, and it was {known[:12]}…): name the right one with {flag}"
         )
     return split
+
+
+def _named(record: GateRecord, name: str) -> tuple[DataSource, str]:
+    """Where the policy says that a split is, and the sha256 that it had."""
+    info = getattr(record.splits, name)
+    section = record.policy.judge if name == "held_out" else record.policy.build
+    source: DataSource | None = getattr(section, name)
+    if source is None or info is None:
+        raise UsageError(f"record {record.id} was made without {name} data")
+    return source, str(info.sha256)
 
 
 def _format(source: Any, path: Path) -> str | None:
@@ -184,7 +232,7 @@ def batches(
     possible, of the same size: an integer kernel gives an example the same beside any other.
     """
     for ids, wanted in _whole(stored, size) if whole else _packed(stored, size):
-        positions = _places(ids, split.ids)
+        positions = places(ids, split.ids)
         assert positions is not None, "a split of the record's digest holds the record's ids"
         rows = split.order[positions]
         feeds = {name: split.prepare(column[rows]) for name, column in split.inputs.items()}
@@ -222,12 +270,8 @@ def bind(
     assert split.targets is not None
     outputs = tuple(TensorSpec(**info.model_dump()) for info in record.candidate.outputs)
     first: Mapping[str, Array] = stored.outputs
-    model = folder / FP32
-    if model.is_file():
-        if artifact.sha256_of(*artifact.files(model)) != record.candidate.fp32_sha256:
-            raise RecordError(
-                f"{model} is not the FP32 model of record {record.id}: fetch the folder again"
-            )
+    if (folder / FP32).is_file():
+        model = demand_fp32(folder, record)
         runner = backend.open(model, threads=record.provenance.threads)
         first = runner.run(split.batch(0, record.provenance.batch_size).feeds)
     return tasks.get(record.policy.task).bind(record.policy.build, outputs, split.targets, first)
@@ -260,7 +304,7 @@ def _alike(metric: Metric, scores: Array, targets: Array, known: Rows) -> bool:
 
 def targets_of(stored: Stored, split: Split) -> Array:
     """(S,) or (S, L): the sample's targets."""
-    positions = _places(stored.ids, split.ids)
+    positions = places(stored.ids, split.ids)
     if positions is None or split.targets is None:
         raise GateError("the held-out set does not hold the record's examples")
     return np.asarray(split.targets[positions])

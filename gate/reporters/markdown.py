@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from gate import facts, story, wording
+from gate import facts, reasons, story, wording
 from gate.records import GateRecord
 from gate.story import Group, Row
 
@@ -116,6 +116,7 @@ def _sections(record: GateRecord) -> tuple[_Section, ...]:
         _Section("", [escape(story.since(record))], "\n"),
         _Section("", [f"> {escape(notice)}  " for notice in facts.notices(record)], "\n"),
         _budgets(record),
+        _why(record),
         _folded("What was compared, and how", ("What", "As judged"), facts.facts(record)),
         _folded("Measured without a budget", ("Metric", "FP32", "INT8"), story.others(record)),
     )
@@ -149,6 +150,13 @@ def _budgets(record: GateRecord) -> _Section:
     lines = [line for group in story.groups(record) for line in _group(group)]
     more = "| {count} more rows, in record.json | | | | | |"
     return _Section(head, lines, "\n", more, leaves_room=True)
+
+
+def _why(record: GateRecord) -> _Section:
+    if record.diagnosis is None:
+        return _Section("", [])
+    lines = [f"- **{label}** {escape(text)}" for label, text in reasons.brief(record.diagnosis)]
+    return _Section("Why (the whole of it: gate diagnose)\n\n", lines, "\n")
 
 
 def _group(group: Group) -> list[str]:

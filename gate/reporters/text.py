@@ -11,7 +11,7 @@ from rich.rule import Rule
 from rich.table import Table
 from rich.text import Text
 
-from gate import facts, story, wording
+from gate import facts, reasons, story, wording
 from gate.errors import GateError
 from gate.records import GateRecord
 from gate.story import Group, Row
@@ -92,6 +92,7 @@ def _report(record: GateRecord, width: int) -> Iterator[RenderableType]:
         yield _hanging("!", notice, "yellow")
     yield Text()
     yield from _budgets(record, width)
+    yield from _why(record)
     yield from _others(record)
     yield Rule(style="dim")
     yield _facts(record)
@@ -196,12 +197,25 @@ def _others(record: GateRecord) -> Iterator[RenderableType]:
         yield Text(f"and {len(others) - _OTHERS} more, in record.json", style="dim")
 
 
-def _facts(record: GateRecord) -> Table:
+def _why(record: GateRecord) -> Iterator[RenderableType]:
+    if record.diagnosis is None:
+        return
+    yield Text()
+    yield Text("Why (the whole of it: gate diagnose)", style="bold")
+    yield _labelled(reasons.brief(record.diagnosis))
+
+
+def _labelled(lines: Iterable[tuple[str, str]]) -> Table:
     grid = Table.grid(padding=(0, 2, 0, 0))
     grid.add_column(no_wrap=True, style="dim")
     grid.add_column(overflow="fold")
-    for label, text in facts.facts(record):
+    for label, text in lines:
         grid.add_row(Text(label), Text(text))
+    return grid
+
+
+def _facts(record: GateRecord) -> Table:
+    grid = _labelled(facts.facts(record))
     if record.verdict.outcome == "pass":
         grid.add_row(Text("History"), Text(story.since(record)))
     return grid

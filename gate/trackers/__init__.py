@@ -9,6 +9,7 @@ from typing import Any, Protocol, cast
 from gate import door
 from gate.records import GateRecord
 from gate.statistics.ledger import Attempt
+from gate.trials import Trial
 
 GROUP = "gate.trackers"
 TRACKERS = {
@@ -67,6 +68,9 @@ class Tracker(Protocol):
         Returns all attempts on it, oldest first, this one among them; None where nothing durable
         counts. `key` is that of `gate.statistics.ledger`.
         """
+
+    def log_trial(self, model: str, *, search: str, trial: Trial) -> None:
+        """Keep a trial of the search of that name, as it ends."""
 
     def attempts(self, model: str) -> Sequence[Attempt]:
         """Attempts at releases on the held-out set that the newest one was on, oldest first."""

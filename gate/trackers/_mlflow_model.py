@@ -4,6 +4,8 @@
 """
 
 import sys
+import tempfile
+from collections.abc import Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ from gate.errors import TrackerError
 from gate.records import GateRecord, TensorInfo
 from gate.trackers import _mlflow_content as content
 
+_MODEL = "model"
 _NEEDED = ("onnx", "onnxruntime", "numpy")
 
 
@@ -101,3 +104,35 @@ def _schema(infos: tuple[TensorInfo, ...]) -> Any:
             for info, shape in zip(infos, shapes, strict=True)
         ]
     )
+
+
+def register(client: Any, run: Any, record: GateRecord, files: Sequence[Path]) -> str:
+    """The version of the registered INT8 model that this run made; uploaded once."""
+    name, run_id = registered_name(record), run.info.run_id
+    _ensure_registered(client, name, record)
+    known = client.search_model_versions(f"name='{name}' and run_id='{run_id}'")
+    if known:
+        return str(known[0].version)
+    for path in files:
+        client.log_artifact(run_id, str(path), _MODEL)
+    with tempfile.TemporaryDirectory(prefix="gate-") as scratch:
+        describe(record, run_id, files[0], Path(scratch))
+        client.log_artifacts(run_id, scratch, _MODEL)
+    version = client.create_model_version(
+        name,
+        source=f"{run.info.artifact_uri}/{_MODEL}",
+        run_id=run_id,
+        tags=content.version_tags(record),
+        description=f"INT8 of {record.candidate.source}; its verdict is not logged yet",
+    )
+    return str(version.version)
+
+
+def _ensure_registered(client: Any, name: str, record: GateRecord) -> None:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        client.create_registered_model(name, tags={f"{content.PREFIX}model": record.model})
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise

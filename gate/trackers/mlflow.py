@@ -23,6 +23,8 @@ from gate.trackers import _mlflow_content as content
 from gate.trackers import _mlflow_ledger as ledger
 from gate.trackers import _mlflow_model as packaged
 from gate.trackers import _mlflow_store as store
+from gate.trackers import _mlflow_trials as trials
+from gate.trials import Trial
 
 EXPERIMENTS = "gate/"
 METRICS_PER_BATCH = 1000
@@ -32,7 +34,6 @@ COMPLETE = f"{content.PREFIX}complete"
 STAGE = f"{content.PREFIX}stage"
 VERSION = f"{content.PREFIX}version"
 OUTCOMES = frozenset({"pass", "fail", "inconclusive", "waived", "error"})
-_MODEL = "model"
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +105,19 @@ class MlflowTracker:
             experiment = _experiment(client, place, model)
             ledger.reserve(client, experiment, model=model, held_out=held_out, key=key)
             return ledger.attempts(client, experiment, held_out)
+
+    def log_trial(self, model: str, *, search: str, trial: Trial) -> None:
+        """Keep a trial as a run nested in that of its search, which is begun by the first.
+
+        Raises:
+            TrackerError: the store cannot be reached or refused.
+        """
+        place = store.locate()
+        with store.opened(place) as client:
+            with place.lock():
+                experiment = _experiment(client, place, model)
+                parent = trials.parent(client, experiment, search)
+            trials.log(client, experiment, parent, trial)
 
     def attempts(self, model: str) -> Sequence[Attempt]:
         """On the held-out set that the newest attempt was on, oldest first.
@@ -241,7 +255,7 @@ def _experiment(client: Any, place: store.Place, model: str) -> str:
 def _fill(client: Any, run: Any, record: GateRecord, files: _Files) -> None:
     """Everything about a record, the outcome last; doing it twice changes nothing."""
     run_id = run.info.run_id
-    version = _register(client, run, record, files.model) if files.model else None
+    version = packaged.register(client, run, record, files.model) if files.model else None
     for path in files.evidence:
         client.log_artifact(run_id, str(path))
     client.log_inputs(run_id, datasets=_datasets(record))
@@ -292,38 +306,6 @@ def _datasets(record: GateRecord) -> list[Any]:
         )
         for role, sha256, fields in content.datasets(record)
     ]
-
-
-def _register(client: Any, run: Any, record: GateRecord, files: Sequence[Path]) -> str:
-    """The version of the registered INT8 model that this run made; uploaded once."""
-    name, run_id = packaged.registered_name(record), run.info.run_id
-    _ensure_registered(client, name, record)
-    known = client.search_model_versions(f"name='{name}' and run_id='{run_id}'")
-    if known:
-        return str(known[0].version)
-    for path in files:
-        client.log_artifact(run_id, str(path), _MODEL)
-    with tempfile.TemporaryDirectory(prefix="gate-") as scratch:
-        packaged.describe(record, run_id, files[0], Path(scratch))
-        client.log_artifacts(run_id, scratch, _MODEL)
-    version = client.create_model_version(
-        name,
-        source=f"{run.info.artifact_uri}/{_MODEL}",
-        run_id=run_id,
-        tags=content.version_tags(record),
-        description=f"INT8 of {record.candidate.source}; its verdict is not logged yet",
-    )
-    return str(version.version)
-
-
-def _ensure_registered(client: Any, name: str, record: GateRecord) -> None:
-    from mlflow.exceptions import MlflowException
-
-    try:
-        client.create_registered_model(name, tags={f"{content.PREFIX}model": record.model})
-    except MlflowException as error:
-        if error.error_code != "RESOURCE_ALREADY_EXISTS":
-            raise
 
 
 # ── reading back ──────────────────────────────────────────────────────────────────────────

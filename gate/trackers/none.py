@@ -7,6 +7,7 @@ from typing import Any
 from gate.records import GateRecord
 from gate.statistics.ledger import Attempt
 from gate.trackers import PastRun
+from gate.trials import Trial
 
 
 class NoTracker:
@@ -26,6 +27,9 @@ class NoTracker:
 
     def reserve(self, model: str, *, held_out: str, key: str) -> None:
         """Nothing counts attempts."""
+
+    def log_trial(self, model: str, *, search: str, trial: Trial) -> None:
+        """Keep nothing."""
 
     def attempts(self, model: str) -> Sequence[Attempt]:  # noqa: ARG002
         """No attempt is remembered."""

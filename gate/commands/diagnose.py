@@ -1,0 +1,251 @@
+"""`gate diagnose`: which layers, slices and examples cost a release its accuracy, and what to try.
+
+Layers are compared on calibration data, never on held-out examples: what is chosen on those has
+seen what it will be judged on.
+"""
+
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from gate import backends, diagnose, tasks
+from gate.backends import Backend
+from gate.commands import _replay_stored as stores
+from gate.commands.report import load_record, record_file
+from gate.diagnosis import Diagnosis, Flip
+from gate.errors import EvaluationError, GateError
+from gate.int8 import rescaled
+from gate.metrics import Metric
+from gate.pipeline import BACKEND
+from gate.progress import Progress, Silent
+from gate.records import GateRecord
+from gate.run import SMOOTHED
+from gate.tasks import BoundTask
+from gate.values import Array, Evaluation, Int8Model, Split, TensorSpec
+from gate.why import NO_DATA, of_layers, some, with_problem
+
+EXAMPLES = 256
+_LISTED = 1000
+"""Layers: all of them, as good as."""
+_FLIPS = 20
+_CONSIDERED = 2000
+"""Flips of which the largest are shown; more are not run again."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Case:
+    """What is diagnosed, and with what."""
+
+    record: GateRecord
+    fp32: Path
+    int8: Path
+    evaluation: Evaluation
+    metrics: Mapping[str, Metric]
+    backend: Backend
+    scratch: Path
+
+    @property
+    def threads(self) -> int:
+        """As in the run."""
+        return self.record.provenance.threads
+
+    @property
+    def fixed(self) -> int | None:
+        """The batch that the model is fixed to."""
+        sizes = (spec.shape[0] for spec in self.record.candidate.inputs if spec.shape)
+        return next((size for size in sizes if size is not None), None)
+
+    def folder(self, name: str) -> Path:
+        """A private one."""
+        made = self.scratch / name
+        made.mkdir()
+        return made
+
+
+def diagnosed(
+    path: Path,
+    *,
+    calibration: Path | None = None,
+    data: Path | None = None,
+    examples: int = EXAMPLES,
+    progress: Progress | None = None,
+) -> tuple[GateRecord, Diagnosis]:
+    """Hold a record's two models against each other, and its rows.
+
+    Args:
+        path: the record, or its folder.
+        calibration: the calibration data, where they are not at the policy's place.
+        data: the held-out data, likewise.
+        examples: calibration examples that the layers are compared on, at most.
+        progress: told of each step.
+
+    Raises:
+        UsageError: no such record or data, or others than the record's.
+        RecordError: a file of the record's folder is missing, damaged or not what it vouches for.
+    """
+    told = progress or Silent()
+    told.step("read the record")
+    record, folder = load_record(path), record_file(path).parent
+    int8, fp32 = stores.demand_artifact(folder, record), stores.demand_fp32(folder, record)
+    evaluation = stores.vouched_rows(folder, record)
+    with tempfile.TemporaryDirectory(prefix="gate-") as scratch:
+        case = _Case(
+            record=record,
+            fp32=fp32,
+            int8=int8,
+            evaluation=evaluation,
+            metrics=_metrics(record, evaluation),
+            backend=backends.get(BACKEND),
+            scratch=Path(scratch),
+        )
+        told.step("slices")
+        found = diagnose.losing_slices(evaluation, case.metrics, seed=record.policy.judge.seed)
+        told.step("layers", total=examples)
+        found = _with_layers(case, found, calibration, examples)
+        told.step("examples")
+        return record, _with_flips(case, found, data)
+
+
+def _metrics(record: GateRecord, evaluation: Evaluation) -> dict[str, Metric]:
+    """Those that the task has for what was observed, in the order of the record."""
+    task = tasks.get(record.policy.task)
+    metric = task.observed(evaluation.targets, evaluation.fp32)
+    measured = dict.fromkeys(one.metric for one in record.comparisons)
+    known = [name for name in measured if task.proportion(name) is not None]
+    return {name: metric(name) for name in known}
+
+
+# ── layers ────────────────────────────────────────────────────────────────────────────────
+
+
+def _with_layers(
+    case: _Case, found: Diagnosis, calibration: Path | None, examples: int
+) -> Diagnosis:
+    splits = case.record.splits
+    name = "calibration" if splits.calibration else "tuning" if splits.tuning else None
+    if name is None:
+        return with_problem(found, NO_DATA)
+    folder = case.folder("layers")
+    split = stores.opened(name, case.record, calibration, folder, flag="--calibration")
+    batches = some(split, examples, fixed=case.fixed, recipe=case.record.int8.recipe)
+    try:
+        layers = of_layers(
+            case.backend,
+            (case.fp32, _base(case, split)),
+            _as_model(case),
+            batches,
+            threads=case.threads,
+            listed=_LISTED,
+        )
+    except GateError as error:
+        return with_problem(found, f"layers are not compared: {error}")
+    return found.model_copy(update={**layers, "split": name})
+
+
+def _base(case: _Case, split: Split) -> Path:
+    """What INT8 was made of: FP32, smoothed where the recipe asks for it."""
+    recipe = case.record.int8.recipe
+    if recipe is None or not recipe.is_rescaled:
+        return case.fp32
+    return rescaled(
+        case.backend,
+        case.fp32,
+        recipe,
+        split,
+        fixed=case.fixed,
+        threads=case.threads,
+        destination=case.scratch / SMOOTHED,
+    )
+
+
+def _as_model(case: _Case) -> Int8Model:
+    told = case.record.int8
+    return Int8Model(
+        path=case.int8,
+        sha256=told.sha256,
+        bytes=told.bytes,
+        recipe=told.recipe,
+        quantized_nodes=told.quantized_nodes,
+        skipped_nodes=told.skipped_nodes,
+        int8_share=told.int8_share,
+        kernels=told.kernels,
+    )
+
+
+# ── examples ──────────────────────────────────────────────────────────────────────────────
+
+
+def _with_flips(case: _Case, found: Diagnosis, data: Path | None) -> Diagnosis:
+    """The examples whose prediction INT8 changed, the largest change of margin first."""
+    changed = diagnose.flipped(case.evaluation, case.metrics)
+    if changed is None:
+        return with_problem(found, f"a {case.record.policy.task} task has no predictions to flip")
+    ids = case.evaluation.ids[changed]
+    if not len(ids):
+        return found.model_copy(update={"flipped": 0})
+    if case.record.reference is not None:
+        found = found.model_copy(update={"flipped": len(ids)})
+        return with_problem(
+            found, "flips are not shown: the reference model is not in the record's folder"
+        )
+    split = stores.held_out(case.record, data, case.folder("examples"))
+    flips = _flips(case, split, ids[:_CONSIDERED])
+    if len(ids) > _CONSIDERED:
+        found = with_problem(found, f"only the first {_CONSIDERED} flips were run again")
+    return found.model_copy(update={"flipped": len(ids), "flips": flips})
+
+
+def _flips(case: _Case, split: Split, ids: Array) -> tuple[Flip, ...]:
+    places = stores.places(ids, split.ids)
+    if places is None or split.targets is None:
+        raise EvaluationError("the held-out set does not hold the record's examples")
+    runners = [case.backend.open(model, threads=case.threads) for model in (case.fp32, case.int8)]
+    size = case.record.provenance.batch_size
+    task, sides = None, ([], [])  # type: tuple[BoundTask | None, tuple[list[Array], list[Array]]]
+    for start in range(0, len(ids), size):
+        part = places[start : start + size]
+        rows = split.order[np.resize(part, case.fixed or len(part))]
+        feeds = {name: split.prepare(column[rows]) for name, column in split.inputs.items()}
+        outputs = [runner.run(feeds) for runner in runners]
+        task = task or _task(case, split, outputs[0])
+        for side, given in zip(sides, outputs, strict=True):
+            side.append(task.decode(given)[: len(part)])
+    fp32, int8 = (np.concatenate(side) for side in sides)
+    return _largest(case, ids, split.targets[places], fp32, int8)
+
+
+def _task(case: _Case, split: Split, first: Mapping[str, Array]) -> BoundTask:
+    assert split.targets is not None
+    policy = case.record.policy
+    outputs = tuple(TensorSpec(**info.model_dump()) for info in case.record.candidate.outputs)
+    return tasks.get(policy.task).bind(policy.build, outputs, split.targets, first)
+
+
+def _largest(case: _Case, ids: Array, targets: Array, fp32: Array, int8: Array) -> tuple[Flip, ...]:
+    labels = targets.ndim > 1
+    margins = np.abs(fp32 - int8).max(axis=1) if labels else diagnose.margins(fp32, int8)
+    order = np.argsort(-np.where(np.isnan(margins), np.inf, margins), kind="stable")[:_FLIPS]
+    classes = case.record.policy.build.classes
+    return tuple(
+        Flip(
+            id=str(ids[at]),
+            target=str(targets[at]),
+            fp32=_predicted(fp32[at], classes, labels=labels),
+            int8=_predicted(int8[at], classes, labels=labels),
+            margin=float(np.nan_to_num(margins[at])),
+        )
+        for at in order
+    )
+
+
+def _predicted(scores: Array, classes: tuple[str, ...], *, labels: bool) -> str:
+    """`7 (0.93)`; several labels or one score are written out."""
+    if not np.isfinite(scores).all():
+        return "NaN"
+    if labels or len(scores) == 1:
+        return " ".join(f"{score:.3f}" for score in scores)
+    best = int(scores.argmax())
+    return f"{classes[best] if classes else best} ({scores[best]:.3f})"

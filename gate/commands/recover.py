@@ -1,0 +1,323 @@
+"""`gate recover`: the artifact with the most integer work that meets the budgets.
+
+Recipes are tried on tuning data, which the held-out set has no part in; the best one then meets
+the held-out set once, through the ordinary gate. Every trial is kept as it ends, so that what was
+interrupted goes on where it was.
+"""
+
+import os
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gate import backends, data, formats, publish, tasks, trackers
+from gate.commands._recover_plot import plot
+from gate.errors import UsageError
+from gate.evaluate import first_outputs, opening
+from gate.judgeable import unsupported
+from gate.pipeline import BACKEND, Finished, run_gate
+from gate.policy import DataSource
+from gate.policy_file import LoadedPolicy, digest, load_policy
+from gate.preflight import preflight
+from gate.progress import Progress, Silent
+from gate.recipes import Recipe
+from gate.records import Stage
+from gate.run import Run
+from gate.search import search
+from gate.subject import Given, bring_fp32, prove_same
+from gate.tasks import BoundTask
+from gate.trackers import Tracker
+from gate.trials import PLOT, Journal, Trial, question_digest
+from gate.tuning import Tuning
+from gate.values import Array, Candidate, Split
+
+TRIALS = 40
+_CARVED = 0.5
+"""Share of the calibration data that trials are judged on, where there are no tuning data."""
+_FEW = 2
+"""Examples that show which kernels execute."""
+_THRESHOLD = 0.5
+"""Score above which a binary classifier says yes."""
+_CALIBRATED = 128
+"""Calibration examples of a trial, at the most; the winner is calibrated on all of them."""
+_SMALLEST = 30
+"""Tuning examples below which trials tell nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Recovery:
+    """What came of it."""
+
+    model: str
+    trials: tuple[Trial, ...]
+    winner: Trial | None
+    """With the most integer work among those that met the budgets on tuning data."""
+    ended: str | None
+    """Why the search ended before its end; None where it did not."""
+    finished: Finished | None
+    """The winner's run on the held-out set."""
+    folder: Path
+    """Where the trials are kept."""
+    seconds: float
+    """That the search took, without the winner's run."""
+    tuned_on: str
+    main: str
+    """Id of the budget that trials are shown by."""
+
+    @property
+    def exit_code(self) -> int:
+        """That of the winner's verdict; 1 where nothing met the budgets."""
+        return 1 if self.finished is None else self.finished.exit_code
+
+
+def recover(
+    policy: str | os.PathLike[str],
+    candidate: Any = None,
+    *,
+    stage: Stage = "pr",
+    out: Path | None = None,
+    tracker: str = "mlflow",
+    trials: int = TRIALS,
+    minutes: float | None = None,
+    trust: bool = False,
+    threads: int | None = None,
+    progress: Progress | None = None,
+) -> Recovery:
+    """Search for the recipe with the most integer work, and gate its model.
+
+    Args:
+        policy: its file.
+        candidate: as `run_gate`.
+        stage: of the winner's run.
+        out: for the winner's record, as `run_gate`.
+        tracker: as `run_gate`.
+        trials: at the most, those of an interrupted search included.
+        minutes: after which no trial begins or goes on; default: no limit.
+        trust: as `run_gate`.
+        threads: as `run_gate`.
+        progress: told of each step.
+
+    Raises:
+        GateError: nothing could be tried, or the winner could not be judged.
+    """
+    loaded, told = load_policy(Path(policy)), progress or Silent()
+    preflight(loaded, unsupported=unsupported, needs_candidate=candidate is None)
+    given = candidate if candidate is not None else _named(loaded)
+    with publish.claimed(out):  # before all the work, and not after it
+        pass
+    with tempfile.TemporaryDirectory(prefix="gate-") as scratch:
+        run = Run(
+            loaded=loaded,
+            stage=stage,
+            backend=backends.get(BACKEND),
+            threads=threads or os.cpu_count() or 1,
+            scratch=Path(scratch),
+            progress=told,
+            known=publish.Known(),
+        )
+        asked = Given(candidate=given, trust=trust)
+        found = _searched(run, asked, _limits(trials, minutes), trackers.get(tracker))
+    if found.winner is None:
+        return found
+    finished = run_gate(
+        with_recipe(loaded, found.winner.recipe),
+        given,
+        stage=stage,
+        out=out,
+        tracker=tracker,
+        trust=trust,
+        threads=threads,
+        progress=told,
+    )
+    return replace(found, finished=finished)
+
+
+def _searched(run: Run, given: Given, limits: "Limits", keeper: Tracker) -> Recovery:
+    """The search, on tuning data alone."""
+    begun, policy = time.monotonic(), run.policy
+    keeper.prepare()
+    tuning, folder = _prepared(run, given, limits, keeper)
+    winner, ended = search(tuning.attempt, tuning.blame, policy.build.recipe, tuning.work)
+    estimated = (one.budget for trial in tuning.tried for one in trial.estimates)
+    main = next(estimated, policy.judge.budgets[0].id)
+    with publish.writing(folder):
+        (folder / PLOT).write_text(plot(tuning.tried, main), encoding="utf-8")
+    return Recovery(
+        model=policy.model,
+        trials=tuple(tuning.tried),
+        winner=winner,
+        ended=ended,
+        finished=None,
+        folder=folder,
+        seconds=time.monotonic() - begun,
+        tuned_on=f"{len(tuning.tuning)} examples of {tuning.tuning.name}",
+        main=main,
+    )
+
+
+def with_recipe(loaded: LoadedPolicy, recipe: Recipe) -> LoadedPolicy:
+    """The policy with another recipe."""
+    build = loaded.policy.build.model_copy(update={"recipe": recipe})
+    policy = loaded.policy.model_copy(update={"build": build})
+    return replace(loaded, policy=policy, sha256=digest(policy))
+
+
+def _named(loaded: LoadedPolicy) -> str:
+    named = loaded.policy.build.candidate
+    if named is None:
+        raise UsageError(
+            f"{loaded.file} names no candidate: pass --candidate, or write `build.candidate`"
+        )
+    return named if ":/" in named else str(loaded.resolve(named))
+
+
+# ── what trials need ──────────────────────────────────────────────────────────────────────
+
+
+Limits = tuple[Callable[[int], str | None], Callable[[], str | None]]
+"""Why no trial counts after so many, and why none may begin or go on."""
+
+
+def _prepared(run: Run, given: Given, limits: Limits, keeper: Tracker) -> tuple[Tuning, Path]:
+    source, candidate = bring_fp32(run, given)
+    with run.step("data"):
+        calibration, tuning = _splits(run, candidate)
+    # fails here, and not in every trial, where the policy's recipe names what does not exist
+    run.backend.activations(candidate.path, run.policy.build.recipe)
+    splits = [tuning] if calibration is None else [calibration, tuning]
+    size = data.batch_size(run.policy, candidate, splits)
+    shown = opening(tuning, size)
+    prove_same(run, source, candidate, shown)
+    with run.step("fp32", total=len(tuning)):
+        runner = run.backend.open(candidate.path, threads=run.threads)
+        outputs = [runner.run(batch.feeds) for batch in tuning.batches(size)]
+    question = _question(run, candidate, calibration, tuning)
+    folder = publish.RUNS / run.policy.model / "recover" / question_digest(question)[:12]
+    first = first_outputs(lambda batch: runner.run(batch.feeds), shown)
+
+    def bound(targets: Array) -> BoundTask:
+        return tasks.get(run.policy.task).bind(run.policy.build, candidate.outputs, targets, first)
+
+    targets = _targets(tuning, outputs, bound) if tuning.targets is None else tuning.targets
+    left, late = limits
+    few = data.fixed_batch(candidate) or min(_FEW, len(shown[0].ids))
+    sample = {name: values[:few] for name, values in shown[0].feeds.items()}
+    made = Tuning(
+        run=run,
+        candidate=candidate,
+        calibration=calibration,
+        tuning=tuning,
+        batch_size=size,
+        journal=Journal(folder, question),
+        left=lambda: left(len(made.tried)),
+        late=late,
+        keep=lambda trial: keeper.log_trial(run.policy.model, search=folder.name, trial=trial),
+        task=bound(targets),
+        targets=targets,
+        fp32=outputs,
+        sample=sample,
+        kernels=run.backend.profile(candidate.path, sample, optimize=False),
+    )
+    made.demand_reachable()
+    return made, folder
+
+
+def _splits(run: Run, candidate: Candidate) -> tuple[Split | None, Split]:
+    """Calibration data, if any, and tuning data: the policy's own, or half of the former."""
+    calibration, tuning = _opened(run, candidate)
+    seed = run.policy.judge.seed
+    if tuning is None:
+        if calibration is None:
+            raise UsageError(
+                f"{run.loaded.file} has no data to try recipes on, and the held-out set must not "
+                "be used for that: add `build: {tuning: {path: …}}`, some hundreds of examples "
+                "that are neither held out nor trained on"
+            )
+        size = data.fixed_batch(candidate) or 1
+        share = int(_CARVED * len(calibration)) // size * size / len(calibration)
+        calibration, tuning = data.carved(calibration, share, seed=seed)
+    if len(tuning) < _SMALLEST:
+        raise UsageError(
+            f"there are {len(tuning)} examples to try recipes on ({tuning.source}), and at least "
+            f"{_SMALLEST} are needed: add `build.tuning` with some hundreds"
+        )
+    return calibration, data.shuffled(tuning, seed)  # a trial may end after any of them
+
+
+def _opened(run: Run, candidate: Candidate) -> tuple[Split | None, Split | None]:
+    """Calibration and tuning data; what trials are judged on comes with the targets it has."""
+    build = run.policy.build
+    judged_on = build.tuning or build.calibration
+    calibration, tuning = (
+        None
+        if source is None
+        else data.open_split(
+            name,
+            source,
+            base=run.loaded.base,
+            inputs=candidate.inputs,
+            preprocess=build.preprocess,
+            seed=run.policy.judge.seed,
+            scratch=run.scratch / name,
+            needs_target=source is judged_on and _has_targets(run, source),
+        )
+        for name, source in (("calibration", build.calibration), ("tuning", build.tuning))
+    )
+    if calibration is not None and tuning is not None:
+        data.prove_disjoint((calibration, tuning))
+    if calibration is not None and len(calibration) > _CALIBRATED:
+        share = _CALIBRATED / len(calibration)
+        _, calibration = data.carved(calibration, share, seed=run.policy.judge.seed)
+    return calibration, tuning
+
+
+def _has_targets(run: Run, source: DataSource) -> bool:
+    path = run.loaded.resolve(source.path)
+    return "target" in formats.of(path, source.format).columns(path)
+
+
+def _targets(
+    tuning: Split, outputs: list[dict[str, Array]], bound: Callable[[Array], BoundTask]
+) -> Array:
+    """What FP32 predicts, where the data have none: then each flip counts as an error."""
+    task = bound(np.zeros(len(tuning), dtype=np.int64))
+    scores = np.concatenate([task.decode(given) for given in outputs])
+    if scores.shape[1] == 1:
+        return np.asarray(scores[:, 0] > _THRESHOLD, dtype=np.int64)
+    return np.asarray(scores.argmax(axis=1))
+
+
+def _limits(trials: int, minutes: float | None) -> Limits:
+    begun = time.monotonic()
+
+    def late() -> str | None:
+        if minutes is not None and time.monotonic() - begun > 60 * minutes:
+            return f"--minutes {minutes:g} are over"
+        return None
+
+    def left(done: int) -> str | None:
+        return f"--trials {trials} allows no more" if done >= trials else None
+
+    return left, late
+
+
+def _question(
+    run: Run, candidate: Candidate, calibration: Split | None, tuning: Split
+) -> Mapping[str, Any]:
+    """All that a trial's result depends on besides its recipe."""
+    build, judge = run.policy.build, run.policy.judge
+    return {
+        "candidate": candidate.fp32_sha256,
+        "calibration": None if calibration is None else calibration.sha256,
+        "tuning": tuning.sha256,
+        "build": build.model_dump(mode="json", include={"preprocess", "decode", "classes"}),
+        "budgets": [budget.model_dump(mode="json") for budget in judge.budgets],
+        "batch_size": judge.batch_size,
+        "seed": judge.seed,
+        "versions": run.backend.versions(),
+    }
