@@ -299,7 +299,11 @@ def _given(loaded: LoadedPolicy, given: Given) -> Given:
     """
     outputs = (given.fp32_outputs, given.int8_outputs)
     if outputs == (None, None):
-        return given if given.candidate is not None else replace(given, candidate=_named(loaded))
+        return (
+            given
+            if given.candidate is not None
+            else replace(given, candidate=named_candidate(loaded))
+        )
     if None in outputs:
         raise UsageError("--fp32-outputs and --int8-outputs go together: give both")
     for flag in ("candidate", "int8", "reference"):
@@ -309,7 +313,12 @@ def _given(loaded: LoadedPolicy, given: Given) -> Given:
     return given
 
 
-def _named(loaded: LoadedPolicy) -> str:
+def named_candidate(loaded: LoadedPolicy) -> str:
+    """The policy's own candidate.
+
+    Raises:
+        UsageError: it names none.
+    """
     named = loaded.policy.build.candidate
     if named is None:
         raise UsageError(

@@ -1,17 +1,20 @@
 """What recovery tried: one recipe after another, each kept as it ends."""
 
 import json
-from collections.abc import Iterator, Mapping
+import math
+import sys
+from collections.abc import Iterator, Mapping, Sequence
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Literal
 from uuid import uuid4
 
+import numpy as np
 from pydantic import ValidationError
 
 from gate.errors import RecordError
 from gate.recipes import Recipe
-from gate.values import Value
+from gate.values import Array, Value
 
 PLOT = "trials.svg"
 _KEY, _TRIALS = "key.json", "trials.jsonl"
@@ -57,6 +60,10 @@ class Trial(Value):
     """All that it took."""
     error: str | None = None
     """Why it failed."""
+
+    def beyond(self, budget: str) -> float | None:
+        """How far it is beyond a budget's limit; None where it failed, or that is undefined."""
+        return next((one.beyond for one in self.estimates if one.budget == budget), None)
 
     @property
     def worth(self) -> tuple[float, float]:
@@ -144,7 +151,7 @@ def named(recipe: Recipe) -> str:
 
 def front(trials: Iterator[Trial] | tuple[Trial, ...], budget: str) -> tuple[Trial, ...]:
     """Trials that no other beats in a budget's value and in integer work at once, best first."""
-    ran = [(trial, _value(trial, budget)) for trial in trials if trial.outcome != "failed"]
+    ran = [(trial, trial.beyond(budget)) for trial in trials]
     known = [(trial, value) for trial, value in ran if value is not None]
     kept = [
         trial
@@ -159,5 +166,21 @@ def front(trials: Iterator[Trial] | tuple[Trial, ...], budget: str) -> tuple[Tri
     return tuple(sorted(kept, key=lambda trial: trial.worth))
 
 
-def _value(trial: Trial, budget: str) -> float | None:
-    return next((one.beyond for one in trial.estimates if one.budget == budget), None)
+def divergence(fp32: Sequence[Mapping[str, Array]], int8: Sequence[Mapping[str, Array]]) -> float:
+    """Energy of INT8's error at the outputs over that of FP32's outputs, the mean of all outputs.
+
+    NaN and infinite outputs are infinitely far.
+    """
+    ratios = []
+    for name, first in fp32[0].items():
+        if np.asarray(first).dtype.kind != "f":
+            continue
+        signal = error = 0.0
+        for before, after in zip(fp32, int8, strict=True):
+            wide, found = (np.asarray(side[name], dtype=np.float64) for side in (before, after))
+            with np.errstate(invalid="ignore", over="ignore"):
+                signal += float(np.square(wide).sum())
+                error += float(np.square(found - wide).sum())
+        ratios.append(error / signal if signal > 0 else error)
+    total = float(np.mean(ratios)) if ratios else 0.0
+    return total if math.isfinite(total) else sys.float_info.max

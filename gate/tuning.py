@@ -6,7 +6,6 @@ start from the same FP32; a trial costs a quantization, a session, and INT8 on t
 
 import math
 import statistics
-import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -26,7 +25,7 @@ from gate.recipes import Recipe
 from gate.run import Run
 from gate.search import Exhausted, of_nodes
 from gate.tasks import BoundTask
-from gate.trials import Estimate, Journal, Trial
+from gate.trials import Estimate, Journal, Trial, divergence
 from gate.values import Array, Candidate, Kernel, Rows, Split
 from gate.why import some
 from gate.wording import excess, few
@@ -76,6 +75,8 @@ class Tuning:
             Exhausted: trials or time are used up.
         """
         known = self.journal.known(recipe)
+        if known is not None and known.outcome == "failed":  # what broke may have been mended
+            known = None
         if why := self.left() or (self.late() if known is None else None):
             raise Exhausted(why)
         number = {"number": len(self.tried) + 1}
@@ -353,26 +354,6 @@ def _rescaling(recipe: Recipe) -> str:
 
 
 # ── numbers ───────────────────────────────────────────────────────────────────────────────
-
-
-def divergence(fp32: Sequence[Mapping[str, Array]], int8: Sequence[Mapping[str, Array]]) -> float:
-    """Energy of INT8's error at the outputs over that of FP32's outputs, the mean of all outputs.
-
-    NaN and infinite outputs are infinitely far.
-    """
-    ratios = []
-    for name, first in fp32[0].items():
-        if np.asarray(first).dtype.kind != "f":
-            continue
-        signal = error = 0.0
-        for before, after in zip(fp32, int8, strict=True):
-            wide, found = (np.asarray(side[name], dtype=np.float64) for side in (before, after))
-            with np.errstate(invalid="ignore", over="ignore"):
-                signal += float(np.square(wide).sum())
-                error += float(np.square(found - wide).sum())
-        ratios.append(error / signal if signal > 0 else error)
-    total = float(np.mean(ratios)) if ratios else 0.0
-    return total if math.isfinite(total) else sys.float_info.max
 
 
 def _limited(

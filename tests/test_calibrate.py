@@ -395,6 +395,15 @@ def test_a_hit_equals_the_pass_bit_for_bit(tmp_path: Path) -> None:
         assert ranges_of(cache.load(KEY) or {}, chosen, names) == ranges_of(found, chosen, names)
 
 
+def test_single_tensors_have_ranges_of_their_own() -> None:
+    found = observed(a=3.0, b=5.0)
+    names = {"a": "a", "b": "b", "like-b": "b"}
+    plain = ranges_of(found, recipe(), names)
+    chosen = ranges_of(found, recipe(overrides={"like-b": "moving-average"}), names)
+    assert {name: chosen[name] for name in ("a", "b")} == {n: plain[n] for n in ("a", "b")}
+    assert chosen["like-b"] == (found["b"].mean_low, found["b"].mean_high)
+
+
 def test_extreme_values_and_odd_names_survive(tmp_path: Path) -> None:
     found = observed(**{"/a/b:0": 1e37, "ä €": 1e-43, "": 0.0, "key": 1.0, "counts": 3.0})
     cache = Cache(tmp_path)

@@ -522,3 +522,57 @@ def test_memory_is_flat(opened):
     tracemalloc.stop()
     assert total == 0
     assert peak < 16 << 20
+
+
+# ── a part of a split ─────────────────────────────────────────────────────────────────────
+
+
+def of_many(opened, n, **others):
+    return opened(columns(n, id=np.array([f"e{i}" for i in range(n)]), **others))
+
+
+@given(n=st.integers(2, 60), share=st.floats(0, 1), seed=st.integers(0, 2**32 - 1))
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_carving_parts_a_split_in_two(opened, n, share, seed):
+    split = of_many(opened, n, site=np.arange(n), unit=np.arange(n) // 2)
+    count = round(share * n)
+    if not 0 < count < n:
+        with pytest.raises(DataError, match=rf"{n} examples, too few to set some apart"):
+            data.carved(split, share, seed=seed)
+        return
+    rest, part = data.carved(split, share, seed=seed)
+    assert (len(rest), len(part)) == (n - count, count)
+    assert {*rest.ids, *part.ids} == {*split.ids}
+    data.prove_disjoint((rest, part))
+    assert len({split.sha256, rest.sha256, part.sha256}) == 3
+    for one in (rest, part):
+        rows = [int(key[1:]) for key in one.ids]
+        assert rows == sorted(rows) == one.slices["site"].tolist() == one.order.tolist()
+        assert one.targets.tolist() == [row % 2 for row in rows]
+        assert one.unit.tolist() == [row // 2 for row in rows]
+        (batch,) = one.batches(n)
+        np.testing.assert_array_equal(batch.feeds["x"], split.batch(0, n).feeds["x"][rows])
+
+
+def test_carving_is_by_lot_and_the_same_for_the_same_seed(opened):
+    split = of_many(opened, 40)
+    first, again, other = (data.carved(split, 0.5, seed=seed)[1] for seed in (0, 0, 1))
+    assert first.ids.tolist() == again.ids.tolist() != other.ids.tolist()
+    assert first.sha256 == again.sha256 != other.sha256
+    assert first.ids.tolist() not in (split.ids[:20].tolist(), split.ids[20:].tolist())
+
+
+def test_what_is_carved_can_be_carved_and_visited_in_another_order(opened):
+    split = of_many(opened, 40)
+    rest, part = data.carved(split, 0.5, seed=0)
+    inner, outer = data.carved(rest, 0.5, seed=0)
+    data.prove_disjoint((part, inner, outer))
+    turned = data.shuffled(part, seed=0)
+    assert {*turned.ids} == {*part.ids}
+    for place, key in enumerate(turned.ids):
+        assert turned.order[place] == int(key[1:])
+
+
+def test_a_carved_split_without_targets(opened):
+    split = opened(columns(8), needs_target=False)
+    assert all(one.targets is None for one in data.carved(split, 0.25, seed=3))

@@ -206,6 +206,35 @@ def test_a_refinement_does_not_take_back_its_target(changes: dict[str, Any], tol
         recipes.resolve({"base": "static"} | changes)
 
 
+def test_a_range_of_a_tensor_that_is_not_there_is_refused(project: Project) -> None:
+    project.spec["build"]["recipe"] = {"base": "static", "overrides": {"nope": "mse"}}
+    project.write()
+    with pytest.raises(errors.QuantizationError, match="overrides names 'nope'"):
+        judged(project)
+
+
+@pytest.mark.parametrize(
+    "changes", [{"correct_bias": True}, {"overrides": {"relu": "percentile"}}, {"equalize": True}]
+)
+def test_refinements_pass_and_give_the_same_bytes_again(
+    project: Project, changes: dict[str, Any]
+) -> None:
+    plain = judged(project)
+    project.spec["build"]["recipe"] = {"base": "static", **changes}
+    project.write()
+    first, second = judged(project), judged(project)
+    assert first.verdict.outcome == "pass"
+    assert first.int8.sha256 == second.int8.sha256 != plain.int8.sha256
+
+
+@pytest.mark.parametrize(
+    "changes", [{"correct_bias": True}, {"overrides": {"relu": "percentile"}}, {"equalize": True}]
+)
+def test_dynamic_recipes_take_no_ranges_and_no_means(changes: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"dynamic|calibration data"):
+        recipes.resolve({"base": "dynamic", **changes})
+
+
 def test_per_channel_weights_of_three_axes_are_left_in_floating_point(tmp_path: Path) -> None:
     path = save(batched_product(), tmp_path / "m.onnx")
     for base in ("static", "dynamic"):

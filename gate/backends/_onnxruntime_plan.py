@@ -222,6 +222,7 @@ def _check_names(model: Any, recipe: Recipe) -> None:
     _require("exclude_nodes", recipe.exclude_nodes, {node.name for node in nodes})
     _require("exclude_op_types", recipe.exclude_op_types, op_types)
     _require("op_types", asked, op_types)
+    _require("float_outputs", recipe.float_outputs, op_types)
     beyond = [name for name in asked if name not in supported(recipe.scheme)]
     if beyond:
         raise QuantizationError(

@@ -40,6 +40,7 @@ def build(fp32: Any, int8: Any) -> tuple[Any, tuple[Point, ...]]:
     """
     _demand_alike(fp32, int8)
     graphs.name_nodes(fp32)
+    graphs.name_nodes(int8)
     fp32 = graphs.typed(fp32)
     found = shared(fp32, int8)
     if all(one.quantizer is None and not one.point.sources for one in found):

@@ -69,7 +69,7 @@ def _row(trial: Trial, main: str, *, on_front: bool) -> str:
     mark = "*" if on_front else " "
     if trial.outcome == "failed":
         return f"{mark:2}{trial.number:>3} failed   {trial.move}: {plain(trial.error, _ERROR)}"
-    beyond = next((one.beyond for one in trial.estimates if one.budget == main), None)
+    beyond = trial.beyond(main)
     cells = (
         f"{100 * (trial.int8_share or 0):6.1f}%",
         f"{_decibels(trial):>8}",

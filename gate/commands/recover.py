@@ -10,6 +10,7 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +21,12 @@ from gate.commands._recover_plot import plot
 from gate.errors import UsageError
 from gate.evaluate import first_outputs, opening
 from gate.judgeable import unsupported
-from gate.pipeline import BACKEND, Finished, run_gate
+from gate.pipeline import BACKEND, Finished, named_candidate, run_gate
 from gate.policy import DataSource
 from gate.policy_file import LoadedPolicy, digest, load_policy
 from gate.preflight import preflight
 from gate.progress import Progress, Silent
+from gate.provenance import cpu
 from gate.recipes import Recipe
 from gate.records import Stage
 from gate.run import Run
@@ -107,7 +109,7 @@ def recover(
     """
     loaded, told = load_policy(Path(policy)), progress or Silent()
     preflight(loaded, unsupported=unsupported, needs_candidate=candidate is None)
-    given = candidate if candidate is not None else _named(loaded)
+    given = candidate if candidate is not None else named_candidate(loaded)
     with publish.claimed(out):  # before all the work, and not after it
         pass
     with tempfile.TemporaryDirectory(prefix="gate-") as scratch:
@@ -167,15 +169,6 @@ def with_recipe(loaded: LoadedPolicy, recipe: Recipe) -> LoadedPolicy:
     return replace(loaded, policy=policy, sha256=digest(policy))
 
 
-def _named(loaded: LoadedPolicy) -> str:
-    named = loaded.policy.build.candidate
-    if named is None:
-        raise UsageError(
-            f"{loaded.file} names no candidate: pass --candidate, or write `build.candidate`"
-        )
-    return named if ":/" in named else str(loaded.resolve(named))
-
-
 # ── what trials need ──────────────────────────────────────────────────────────────────────
 
 
@@ -188,7 +181,10 @@ def _prepared(run: Run, given: Given, limits: Limits, keeper: Tracker) -> tuple[
     with run.step("data"):
         calibration, tuning = _splits(run, candidate)
     # fails here, and not in every trial, where the policy's recipe names what does not exist
-    run.backend.activations(candidate.path, run.policy.build.recipe)
+    own = run.policy.build.recipe
+    if own.is_rescaled:  # which makes tensors of its own, whose ranges it may override
+        own = own.model_copy(update={"overrides": {}})
+    run.backend.activations(candidate.path, own)
     splits = [tuning] if calibration is None else [calibration, tuning]
     size = data.batch_size(run.policy, candidate, splits)
     shown = opening(tuning, size)
@@ -238,15 +234,22 @@ def _splits(run: Run, candidate: Candidate) -> tuple[Split | None, Split]:
                 "be used for that: add `build: {tuning: {path: …}}`, some hundreds of examples "
                 "that are neither held out nor trained on"
             )
-        size = data.fixed_batch(candidate) or 1
-        share = int(_CARVED * len(calibration)) // size * size / len(calibration)
-        calibration, tuning = data.carved(calibration, share, seed=seed)
+        count = _whole(int(_CARVED * len(calibration)), candidate)
+        calibration, tuning = data.carved(calibration, count / len(calibration), seed=seed)
+    if calibration is not None and len(calibration) > (most := _whole(_CALIBRATED, candidate)):
+        _, calibration = data.carved(calibration, most / len(calibration), seed=seed)
     if len(tuning) < _SMALLEST:
         raise UsageError(
             f"there are {len(tuning)} examples to try recipes on ({tuning.source}), and at least "
             f"{_SMALLEST} are needed: add `build.tuning` with some hundreds"
         )
     return calibration, data.shuffled(tuning, seed)  # a trial may end after any of them
+
+
+def _whole(count: int, candidate: Candidate) -> int:
+    """So many examples, or a few less that fill the batches that a model is fixed to."""
+    size = data.fixed_batch(candidate) or 1
+    return max(1, count // size) * size
 
 
 def _opened(run: Run, candidate: Candidate) -> tuple[Split | None, Split | None]:
@@ -270,9 +273,6 @@ def _opened(run: Run, candidate: Candidate) -> tuple[Split | None, Split | None]
     )
     if calibration is not None and tuning is not None:
         data.prove_disjoint((calibration, tuning))
-    if calibration is not None and len(calibration) > _CALIBRATED:
-        share = _CALIBRATED / len(calibration)
-        _, calibration = data.carved(calibration, share, seed=run.policy.judge.seed)
     return calibration, tuning
 
 
@@ -312,6 +312,7 @@ def _question(
     """All that a trial's result depends on besides its recipe."""
     build, judge = run.policy.build, run.policy.judge
     return {
+        "task": run.policy.task,
         "candidate": candidate.fp32_sha256,
         "calibration": None if calibration is None else calibration.sha256,
         "tuning": tuning.sha256,
@@ -319,5 +320,7 @@ def _question(
         "budgets": [budget.model_dump(mode="json") for budget in judge.budgets],
         "batch_size": judge.batch_size,
         "seed": judge.seed,
-        "versions": run.backend.versions(),
+        "versions": run.backend.versions() | {"gate": version("int8-gate")},
+        "cpu": cpu(),
+        "threads": run.threads,
     }

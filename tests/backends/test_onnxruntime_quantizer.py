@@ -190,3 +190,60 @@ def test_a_given_name_does_not_clash_with_one_already_there(tmp_path: Path) -> N
     int8 = quantized(model, recipe(exclude_nodes=["Gemm_6_"]), feeds, tmp_path)
     found = work(BACKEND.profile(int8, feeds))
     assert sorted(found.values()) == [("Gemm", False), ("QLinearConv", True), ("QLinearConv", True)]
+
+
+# ── results in floating point ──────────────────────────────────────────────────────────────
+
+
+def tokens() -> onnx.ModelProto:
+    """`mlp` of x (N, 4, 16): what transformers are made of."""
+    proto = mlp()
+    for value in (*proto.graph.input, *proto.graph.output):
+        last = value.type.tensor_type.shape.dim[-1].dim_value
+        value.CopyFrom(onnx.helper.make_tensor_value_info(value.name, 1, ["N", 4, last]))
+    return proto
+
+
+@pytest.mark.parametrize(
+    ("build", "op", "kernel"),
+    [(tokens, "MatMul", "MatMulIntegerToFloat"), (gemm_mlp, "Gemm", "QGemm")],
+)
+def test_integer_kernels_work_and_their_results_stay_float(
+    tmp_path: Path, build: Callable[[], onnx.ModelProto], op: str, kernel: str
+) -> None:
+    x = vectors(64) if build is gemm_mlp else vectors(64).reshape(16, 4, 16)
+    feeds, path = {"x": x}, save(build(), tmp_path / "m.onnx")
+    alone, free = recipe(op_types=[op]), recipe(op_types=[op], float_outputs=[op])
+    rounded, kept = (
+        quantized(path, one, feeds, tmp_path, str(i)) for i, one in enumerate((alone, free))
+    )
+    assert {*work(BACKEND.profile(kept, feeds)).values()} == {(kernel, True)}
+    results = {node.output[0] for node in onnx.load(path).graph.node if node.op_type == op}
+    read = {
+        node.input[0] for node in onnx.load(kept).graph.node if node.op_type == "QuantizeLinear"
+    }
+    assert not results & read
+    before, after, closer = (
+        BACKEND.open(one, threads=1).run(feeds)["y"] for one in (path, rounded, kept)
+    )
+    assert 0 < np.square(closer - before).mean() < np.square(after - before).mean()
+
+
+def test_results_that_stay_float_need_no_range_unless_another_rounds_them(tmp_path: Path) -> None:
+    path = save(mlp(), tmp_path / "m.onnx")
+    alone = recipe(op_types=["MatMul"], float_outputs=["MatMul"])
+    assert {*BACKEND.activations(path, alone)} == {"x", "r1"}
+    assert "m1" in BACKEND.activations(path, recipe(float_outputs=["MatMul"]))
+    assert {*BACKEND.activations(path, recipe(op_types=["MatMul"]))} == {"x", "m1", "r1", "m2"}
+
+
+def test_only_what_is_named_stays_float(tmp_path: Path) -> None:
+    feeds = {"image": images(16)}
+    chosen = recipe(float_outputs=["Gemm"])
+    int8 = quantized(cnn(), chosen, feeds, tmp_path)
+    ops = [kernel.op for kernel in BACKEND.profile(int8, feeds) if kernel.macs]
+    assert ops == ["QLinearConv", "QLinearConv", "QGemm"]
+    assert "DequantizeLinear" not in {kernel.op for kernel in BACKEND.profile(int8, feeds)}
+    assert {*BACKEND.activations(tmp_path / "fp32.onnx", chosen)} == {
+        "image", "c1", "r1", "p1", "c2", "r2", "flat",
+    }  # fmt: skip

@@ -7,8 +7,10 @@ import pytest
 
 from gate import trackers
 from gate.errors import UsageError
+from gate.recipes import RECIPES
 from gate.records import GateRecord
 from gate.trackers import PastRun, Tracker
+from gate.trials import Trial
 
 Keep = Callable[..., tuple[GateRecord, Path]]
 
@@ -100,6 +102,27 @@ def test_a_pass_is_among_the_attempts(tracker: Tracker, kept: Keep) -> None:
     assert found is not None
     assert sorted(str(attempt.outcome) for attempt in found) == ["None", "None", "pass"]
     assert [a.demands for a in found if a.outcome == "pass"] == [record.policy.demands]
+
+
+def test_trials_are_no_runs_of_the_gate(tracker: Tracker) -> None:
+    for number, outcome in enumerate(("misses", "failed", "meets"), start=1):
+        tracker.log_trial("m", search="one", trial=trial(number, outcome))
+    tracker.log_trial("m", search="two", trial=trial(1, "misses"))
+    assert list(tracker.past("m")) == []
+
+
+def trial(number: int, outcome: str) -> Trial:
+    return Trial.model_validate(
+        {
+            "number": number,
+            "recipe": RECIPES["static"],
+            "move": "the policy's own recipe",
+            "outcome": outcome,
+            "int8_share": None if outcome == "failed" else 0.9,
+            "error": "broken" if outcome == "failed" else None,
+            "estimates": ({"budget": "accuracy.max_drop", "value": 0.1, "beyond": 0.09},),
+        }
+    )
 
 
 def test_attempts_are_those_on_the_newest_set(tracker: Tracker) -> None:
