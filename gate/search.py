@@ -28,6 +28,8 @@ _PUT_BACK = 8
 """Excluded layers that are tried in INT8 again, at the most."""
 _ROOM = 0.5
 """Share of a limit that has to be left for a search to end before more careful recipes."""
+_NEAR = 1e-3
+"""Divergence at which INT8 is as good as FP32: 30 dB."""
 _FEW = 4
 """Tensors that get another range at once."""
 _GOOD_PART = 0.3
@@ -79,21 +81,22 @@ def _search(tried: Attempt, blame: Blame, recipe: Recipe, work: Mapping[str, flo
     trials = [tried(recipe, "the policy's own recipe")]
     if trials[0].outcome == "meets":
         return
-    for steps in _of_transformers, _of_dynamic, _ranges, _of_convolutions, _corrected:
+    for steps in _of_transformers, _of_convolutions, _of_dynamic, _ranges, _again, _corrected:
         for changed, move in steps(recipe, work, trials):
             trials.append(tried(changed, move))
-            if steps is _of_transformers and _has_room(trials):
+            if _has_room(trials):
                 return
-        if _has_room(trials):
-            return
     level = _level(trials)
     if level and all(trial.outcome != "meets" for trial in level):
         _mixed(tried, blame, min(level, key=_far))
 
 
 def _has_room(trials: Sequence[Trial]) -> bool:
-    """Whether one with as much integer work as any meets the budgets with room to spare."""
-    return any(t.outcome == "meets" and (t.spare or 0) >= _ROOM for t in _level(trials))
+    """Whether one with as much integer work as any meets the budgets, and will elsewhere."""
+    return any(
+        trial.outcome == "meets" and ((trial.spare or 0) >= _ROOM or _far(trial) <= _NEAR)
+        for trial in _level(trials)
+    )
 
 
 def _level(trials: Sequence[Trial]) -> list[Trial]:
@@ -124,16 +127,24 @@ def _ranges(recipe: Recipe, work: Mapping[str, float], _: Sequence[Trial]) -> It
 
 
 def _of_convolutions(
-    recipe: Recipe, work: Mapping[str, float], trials: Sequence[Trial]
+    recipe: Recipe, work: Mapping[str, float], _: Sequence[Trial]
 ) -> Iterator[Step]:
-    """Channels of like ranges, by mean squared error and by the method that did best."""
-    if "Conv" not in work or not recipe.needs_calibration or recipe.equalize:
-        return
-    method = min(trials, key=_far).recipe.calibration
-    careful: dict[str, Any] = {"equalize": True, "per_channel": True}
-    for chosen in dict.fromkeys(("mse", method)):
-        told = f"channels brought to like ranges, by {chosen}"
-        yield _with(recipe, **careful, calibration=chosen), told
+    """Channels of like ranges, by mean squared error."""
+    if "Conv" in work and recipe.needs_calibration and not recipe.equalize:
+        yield _equalized(recipe, "mse")
+
+
+def _again(recipe: Recipe, work: Mapping[str, float], trials: Sequence[Trial]) -> Iterator[Step]:
+    """Channels of like ranges, by the method that did best without."""
+    plain = [trial for trial in trials if not trial.recipe.equalize]
+    method = min(plain, key=_far, default=trials[0]).recipe.calibration
+    if "Conv" in work and recipe.needs_calibration and not recipe.equalize and method != "mse":
+        yield _equalized(recipe, str(method))
+
+
+def _equalized(recipe: Recipe, method: str) -> Step:
+    changed = _with(recipe, equalize=True, per_channel=True, calibration=method)
+    return changed, f"channels brought to like ranges, by {method}"
 
 
 def _corrected(
