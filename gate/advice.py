@@ -68,8 +68,9 @@ def _remedies(
     """What keeps everything in INT8 and is not done yet; ranges that clip are not cut further."""
     uneven = cause in ("range outlier", "unequal channels")
     static = recipe.scheme == "static"
-    if cause == "saturation" and recipe.calibration not in (None, "min-max"):
-        yield "values are clipped off: take the whole range", _with(recipe, calibration="min-max")
+    if cause == "saturation" and (recipe.overrides or recipe.calibration not in (None, "min-max")):
+        whole = _with(recipe, calibration="min-max", overrides={})
+        yield "values are clipped off: take the whole range", whole
     if cause == "unequal channels" and not recipe.per_channel:
         yield "channels differ: give each its own scale", _with(recipe, per_channel=True)
     if uneven and static and not recipe.equalize and ops <= _EQUALIZED:

@@ -50,18 +50,24 @@ def observe(
     far = READINGS.index("far")
     sums, examples = np.zeros((len(probe.points), len(READINGS))), 0
     peaks: dict[int, Array] = {}
+    ragged: set[int] = set()
     for batch in batches:
         found, largest = probe.run(batch.feeds)
         found[:, far] *= len(batch.ids)
         sums += found
         examples += len(batch.ids)
         for place, channels in largest.items():
-            peaks[place] = np.maximum(peaks.get(place, channels), channels)
+            before = peaks.get(place, channels)
+            if before.shape != channels.shape:  # no channels, but what a batch or a text is long
+                ragged.add(place)
+                continue
+            peaks[place] = np.maximum(before, channels)
         progress(len(batch.ids))
     if not examples:
         raise DataError("there are no examples to diagnose the layers on; give at least one")
     sums[:, far] /= examples
-    return Seen(probe.points, sums, peaks, examples)
+    kept = {place: peak for place, peak in peaks.items() if place not in ragged}
+    return Seen(probe.points, sums, kept, examples)
 
 
 # ── who is to blame ───────────────────────────────────────────────────────────────────────

@@ -48,4 +48,4 @@ def lost(found: SliceLoss, metric: str) -> str:
 
 def recipe(advice: Advice) -> str:
     """A line of YAML to paste under `build:`; JSON's flow style is YAML."""
-    return f"recipe: {json.dumps(advice.recipe, ensure_ascii=False)}"
+    return f"recipe: {json.dumps(advice.recipe, ensure_ascii=True)}"

@@ -14,6 +14,7 @@ from typing import Any
 
 from gate.advice import touching
 from gate.diagnosis import LayerError
+from gate.metrics import ARTIFACT_METRICS
 from gate.recipes import RECIPES, Recipe, resolve, spelled
 from gate.trials import Trial, named
 from gate.wording import few
@@ -87,7 +88,10 @@ def _search(tried: Attempt, blame: Blame, recipe: Recipe, work: Mapping[str, flo
             if _has_room(trials):
                 return
     level = _level(trials)
-    if level and all(trial.outcome != "meets" for trial in level):
+    if any(trial.outcome == "meets" for trial in level):
+        return
+    level = [trial for trial in level if not _misses_by_its_making(trial)]
+    if level:
         _mixed(tried, blame, min(level, key=_far))
 
 
@@ -96,6 +100,14 @@ def _has_room(trials: Sequence[Trial]) -> bool:
     return any(
         trial.outcome == "meets" and ((trial.spare or 0) >= _ROOM or _far(trial) <= _NEAR)
         for trial in _level(trials)
+    )
+
+
+def _misses_by_its_making(trial: Trial) -> bool:
+    """Whether it misses a budget on the artifact, which floating point does not make better."""
+    return any(
+        one.budget.split(".")[0] in ARTIFACT_METRICS and (one.beyond is None or one.beyond > 0)
+        for one in trial.estimates
     )
 
 

@@ -59,7 +59,7 @@ class Tuning:
     fp32: Sequence[Mapping[str, Array]]
     """Outputs by batch."""
     keep: Callable[[Trial], None]
-    """Keeps a trial for good, as it ends."""
+    """Keeps a trial for good, as it ends, if it is not kept yet."""
     sample: Mapping[str, Array]
     """A few examples, to see which kernels execute."""
     kernels: tuple[Kernel, ...]
@@ -84,7 +84,7 @@ class Tuning:
         self.tried.append(trial)
         if known is None:
             self.journal.add(trial)
-            self.keep(trial)
+        self.keep(trial)
         return trial
 
     @property
@@ -234,9 +234,9 @@ class Tuning:
         return before, (np.minimum if metric.higher_is_better else np.maximum)(before, after)
 
     def _sampled(self) -> Iterator[Budget]:
-        """Budgets on examples, all of them."""
+        """Budgets on examples; those on slices, too: what misses over all misses there."""
         for budget in self.run.policy.judge.budgets:
-            if budget.metric not in MODEL_METRICS and not budget.slice and not budget.each:
+            if budget.metric not in MODEL_METRICS:
                 yield budget
 
     def _scores(self, outputs: Sequence[Mapping[str, Array]]) -> Array:
@@ -246,7 +246,7 @@ class Tuning:
         """Every budget on the whole set that needs no quiet process, on what was seen of it."""
         found = []
         for budget in self.run.policy.judge.budgets:
-            if budget.metric in PROCESS_METRICS or budget.slice or budget.each:
+            if budget.metric in PROCESS_METRICS:
                 continue
             if budget.metric in ARTIFACT_METRICS:
                 kind = ARTIFACT_METRICS[budget.metric]

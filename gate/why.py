@@ -31,22 +31,32 @@ def why(
 
     It never changes a verdict: what cannot be told is told as that.
     """
-    candidate, int8 = models
     with run.step("diagnose"):
-        found = diagnose.losing_slices(evaluation, metrics, seed=run.policy.judge.seed)
-        split = splits.get("calibration", splits.get("tuning"))
-        if split is None:
-            return with_problem(found, NO_DATA)
-        smoothed = run.scratch / SMOOTHED
-        base = smoothed if smoothed.exists() else candidate.path
-        batches = some(split, _EXAMPLES, fixed=data.fixed_batch(candidate), recipe=int8.recipe)
+        found = Diagnosis()
         try:
-            layers = of_layers(
-                run.backend, (candidate.path, base), int8, batches, threads=run.threads
-            )
+            found = diagnose.losing_slices(evaluation, metrics, seed=run.policy.judge.seed)
+            return _with_layers(run, models, splits, found)
         except GateError as error:
             return with_problem(found, f"layers are not compared: {error}")
-        return found.model_copy(update={**layers, "split": split.name})
+        except Exception as error:  # noqa: BLE001 - told in the report; the verdict stands without
+            return with_problem(found, f"a defect of the gate, {type(error).__name__}: {error}")
+
+
+def _with_layers(
+    run: Run,
+    models: tuple[Candidate, Int8Model],
+    splits: Mapping[str, Split],
+    found: Diagnosis,
+) -> Diagnosis:
+    candidate, int8 = models
+    split = splits.get("calibration", splits.get("tuning"))
+    if split is None:
+        return with_problem(found, NO_DATA)
+    smoothed = run.scratch / SMOOTHED
+    base = smoothed if smoothed.exists() else candidate.path
+    batches = some(split, _EXAMPLES, fixed=data.fixed_batch(candidate), recipe=int8.recipe)
+    layers = of_layers(run.backend, (candidate.path, base), int8, batches, threads=run.threads)
+    return found.model_copy(update={**layers, "split": split.name})
 
 
 NO_DATA = (

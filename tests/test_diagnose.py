@@ -216,3 +216,14 @@ def test_a_margin_is_the_fall_of_the_lead() -> None:
     int8 = np.array([[0.3, 0.6, 0.1], [0.5, 0.1, 0.4]])
     assert diagnose.margins(fp32, int8) == pytest.approx([0.8, 0.3])
     assert diagnose.margins(np.array([[0.6]]), np.array([[0.4]])) == pytest.approx([0.2])
+
+
+def test_what_is_as_long_as_a_batch_has_no_channels() -> None:
+    class Ragged:
+        points = (point("x", "Input"),)
+
+        def run(self, feeds: dict[str, Any]) -> tuple[Any, dict[int, Any]]:
+            return np.ones((1, len(READINGS))), {0: np.ones(len(feeds["x"]))}
+
+    batches = [Batch(0, np.arange(n).astype(str), {"x": np.ones(n)}, None) for n in (8, 8, 4)]
+    assert diagnose.observe(Ragged(), batches).peaks == {}

@@ -249,7 +249,7 @@ def test_estimates_are_what_a_direct_computation_gives(project: Project) -> None
         {"metric": "log_loss", "max_drop": 5.0},
         {"metric": "size", "max_ratio": 0.5},
         {"metric": "int8_share", "at_least": 0.5},
-        {"metric": "accuracy", "max_drop": 0.03, "each": "target"},
+        {"metric": "accuracy", "max_drop": 0.5, "each": "target"},
         {"metric": "latency_p50", "max_ratio": 1.0},
     ]
     project.write()
@@ -276,6 +276,7 @@ def test_estimates_are_what_a_direct_computation_gives(project: Project) -> None
             "log_loss.max_drop": log_loss(int8) - log_loss(fp32),
             "size.max_ratio": size / found.candidate.bytes,
             "int8_share.at_least": trial.int8_share,
+            "accuracy.max_drop[each target]": lost,  # over all: what misses there misses here
         },
         rel=1e-5,
     )
@@ -402,7 +403,7 @@ def test_a_trial_that_is_known_takes_no_time(project: Project) -> None:
     found.run.backend = Instead(quantize=pytest.fail)  # type: ignore[assignment]
     again = replace(found, tried=[], late=lambda: "late", keep=kept.append)
     assert again.attempt(recipe(), "again") == first
-    assert kept == []
+    assert kept == [first]  # a tracker that has it leaves it as it is
     with pytest.raises(Exhausted, match="late"):
         again.attempt(recipe("static-mse"), "new")
 

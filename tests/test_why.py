@@ -170,3 +170,16 @@ def test_nan_in_int8_does_not_stop_it(project: Project) -> None:
 
     with mock.patch.object(diagnose, "observe", broken):
         assert judged(project).exit_code == 1
+
+
+@pytest.mark.parametrize("broken", ["losing_slices", "observe"])
+def test_a_defect_of_the_diagnosis_changes_no_verdict(
+    project: Project, monkeypatch: pytest.MonkeyPatch, broken: str
+) -> None:
+    def crash(*_: Any, **__: Any) -> None:
+        raise ZeroDivisionError("out of cheese")
+
+    monkeypatch.setattr(diagnose, broken, crash)
+    finished = judged(project)
+    assert finished.exit_code == 1
+    assert "a defect of the gate, ZeroDivisionError: out of cheese" in told(finished).problems[-1]

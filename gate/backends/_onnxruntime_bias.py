@@ -53,7 +53,8 @@ def _layers(model: Any, selected: tuple[str, ...]) -> Iterator[Any]:
         whole = len(node.input) > _BIAS and {*node.input[1:]} <= sizes.keys()
         if not whole or flags.get("transA") or len(sizes[node.input[_BIAS]]) != 1:
             continue
-        if flags.get("group", 1) in (1, sizes[node.input[1]][0]):
+        size = sizes[node.input[1]]
+        if flags.get("group", 1) == 1 or (flags["group"] == size[0] and size[1] == 1):
             yield node
 
 

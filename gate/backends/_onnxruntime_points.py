@@ -52,7 +52,8 @@ def shared(fp32: Any, int8: Any) -> tuple[Shared, ...]:
         name: (quantizers[name].gives if name in quantizers else (name,)) for name in common
     }
     points = {given: name for name, several in represented.items() for given in several}
-    describe = _Describer(fp32, int8, made, kept, points)
+    rounded = {one.given: name for name, one in quantizers.items() if name in represented}
+    describe = _Describer(fp32, int8, made, kept, points, rounded=rounded)
     return tuple(
         Shared(describe(name, represented[name][0], quantizers.get(name)), quantizers.get(name))
         for name in common
@@ -69,8 +70,11 @@ class _Describer:
         made: Mapping[str, Any],
         kept: Mapping[str, Any],
         points: Mapping[str, str],
+        *,
+        rounded: Mapping[str, str],
     ) -> None:
         self._made, self._kept, self._points = made, kept, points
+        self._inside = {**points, **rounded}  # a body may read what is not rounded yet
         self._names = {node.name: node for node in fp32.graph.node}
         self._outputs = {value.name for value in fp32.graph.output}
         self._ranks = graphs.ranks(fp32)
@@ -98,16 +102,19 @@ class _Describer:
     def _sources(self, represented: str) -> tuple[str, ...]:
         """The points that a point is computed from, in the INT8 model."""
         found: dict[str, None] = {}
-        pending, seen = _read(self._kept.get(represented)), {represented}
+        pending, seen = [represented], set()
         while pending:
-            name = pending.pop()
-            if name in seen:
+            node = self._kept.get(pending.pop())
+            if node is None or node.name in seen:
                 continue
-            seen.add(name)
-            if name in self._points:
-                found[self._points[name]] = None
-            else:
-                pending.extend(_read(self._kept.get(name)))
+            seen.add(node.name)
+            read = ((node.input, self._points), (graphs.read_inside(node), self._inside))
+            for names, known in read:
+                for name in filter(None, names):
+                    if name in known:
+                        found[known[name]] = None
+                    else:
+                        pending.append(name)
         return tuple(sorted(found))
 
 
@@ -120,11 +127,6 @@ def producers(model: Any) -> dict[str, Any]:
         for name in node.output
         if name
     }
-
-
-def _read(node: Any) -> list[str]:
-    names = () if node is None else (*node.input, *graphs.read_inside(node))
-    return [name for name in names if name]
 
 
 def _plain(name: str) -> str:

@@ -82,7 +82,10 @@ def _merged(fp32: Any, int8: Any, found: Sequence[Shared]) -> Any:
     measured = _Measured(graphs.opset(fp32), whole, own, graphs.tensor_types(fp32), gains)
     measured.all(found)
     graph.node.extend(_renamed(node, _INT8, whole, whole) for node in int8.graph.node)
-    graph.node.extend(_renamed(node, _OWN, own | boundary, own) for node in int8.graph.node)
+    # a body may read what the quantizer rounds as it is, and that is FP32's own, too
+    inside = own | {o.quantizer.given: o.point.tensor for o in found if o.quantizer} | boundary
+    apart = own | boundary
+    graph.node.extend(_renamed(node, _OWN, apart, own, inside) for node in int8.graph.node)
     graph.node.extend(measured.nodes)
     graph.initializer.extend(measured.constants)
     del graph.output[:], graph.value_info[:]
@@ -91,14 +94,20 @@ def _merged(fp32: Any, int8: Any, found: Sequence[Shared]) -> Any:
     return fp32
 
 
-def _renamed(node: Any, prefix: str, reads: Mapping[str, str], writes: Mapping[str, str]) -> Any:
+def _renamed(
+    node: Any,
+    prefix: str,
+    reads: Mapping[str, str],
+    writes: Mapping[str, str],
+    inside: Mapping[str, str] | None = None,
+) -> Any:
     copied = type(node)()
     copied.CopyFrom(node)
     copied.name = prefix + node.name
     copied.input[:] = [reads.get(name, name) for name in node.input]
     copied.output[:] = [writes.get(name, name) for name in node.output]
     for body in graphs.subgraphs(copied):
-        _rename_inside(body, reads)
+        _rename_inside(body, inside or reads)
     return copied
 
 

@@ -92,7 +92,7 @@ class Weights:
         """Of a GraphProto, which is changed in place."""
         self._graph = graph
         self._found = {tensor.name: tensor for tensor in graph.initializer}
-        self._uses: dict[str, int] = {}
+        self._uses: dict[str, int] = {value.name: 1 for value in graph.output}
         for node in graph.node:
             for name in (*node.input, *graphs.read_inside(node)):
                 self._uses[name] = self._uses.get(name, 0) + 1

@@ -1,6 +1,7 @@
 """A recovery for people, and for programs."""
 
 import json
+import math
 from collections.abc import Iterator
 
 from gate.commands.recover import Recovery
@@ -9,7 +10,7 @@ from gate.trials import PLOT, Trial, front
 from gate.wording import plain, plural
 
 _RULE = 100
-_ERROR = 160
+_ERROR, _MOVE = 160, 160
 
 
 def render(found: Recovery, format: str) -> str:  # noqa: A002
@@ -39,7 +40,7 @@ def _lines(found: Recovery) -> Iterator[str]:
     yield from table(found)
     yield ""
     if found.ended is not None:
-        yield f"The search ended early: {found.ended}."
+        yield f"The search ended early: {plain(found.ended, _ERROR)}."
     yield f"Trials are kept in {found.folder}, with {PLOT}; the same command goes on where it was."
     yield from _result(found)
 
@@ -68,7 +69,8 @@ def table(found: Recovery) -> Iterator[str]:
 def _row(trial: Trial, main: str, *, on_front: bool) -> str:
     mark = "*" if on_front else " "
     if trial.outcome == "failed":
-        return f"{mark:2}{trial.number:>3} failed   {trial.move}: {plain(trial.error, _ERROR)}"
+        told = f"{plain(trial.move, _MOVE)}: {plain(trial.error, _ERROR)}"
+        return f"{mark:2}{trial.number:>3} failed   {told}"
     beyond = trial.beyond(main)
     cells = (
         f"{100 * (trial.int8_share or 0):6.1f}%",
@@ -77,7 +79,9 @@ def _row(trial: Trial, main: str, *, on_front: bool) -> str:
         "        –" if beyond is None else f"{beyond:+9.4f}",
         "       –" if trial.milliseconds is None else f"{trial.milliseconds:8.3f}",
     )
-    return f"{mark:2}{trial.number:>3} {trial.outcome:<8}{' '.join(cells)}  {trial.move}"
+    return (
+        f"{mark:2}{trial.number:>3} {trial.outcome:<8}{' '.join(cells)}  {plain(trial.move, _MOVE)}"
+    )
 
 
 def _decibels(trial: Trial) -> str:
@@ -93,13 +97,11 @@ def _result(found: Recovery) -> Iterator[str]:
     if found.winner is None:
         yield "Nothing met the budgets on tuning data. The best that was found:"
         ran = [trial for trial in found.trials if trial.outcome != "failed"]
-        best = min(ran, key=lambda trial: trial.divergence or 0.0, default=None)
-        if best is None:
-            yield "  no recipe could be tried at all"
-            return
+        best = min(ran, key=_misses)
         yield f"  trial {best.number}, {recipe(best)}"
         return
-    yield f"Trial {found.winner.number} met the budgets with the most integer work:"
+    met = f"Trial {found.winner.number} met the budgets"
+    yield f"{met} with the most integer work of what was tried:"
     yield "  build:"
     yield f"    {recipe(found.winner)}"
     if found.finished is not None:
@@ -107,6 +109,12 @@ def _result(found: Recovery) -> Iterator[str]:
         yield f"record in {found.finished.folder}"
 
 
+def _misses(trial: Trial) -> tuple[float, tuple[float, float]]:
+    """How far beyond the worst of its limits, then as `worth`."""
+    beyond = [math.inf if one.beyond is None else one.beyond for one in trial.estimates]
+    return max(beyond, default=0.0), trial.worth
+
+
 def recipe(trial: Trial) -> str:
     """A line of YAML to paste under `build:`; JSON's flow style is YAML."""
-    return f"recipe: {json.dumps(spelled(trial.recipe), ensure_ascii=False)}"
+    return f"recipe: {json.dumps(spelled(trial.recipe), ensure_ascii=True)}"

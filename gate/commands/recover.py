@@ -8,7 +8,7 @@ interrupted goes on where it was.
 import os
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -18,7 +18,7 @@ import numpy as np
 
 from gate import backends, data, formats, publish, tasks, trackers
 from gate.commands._recover_plot import plot
-from gate.errors import UsageError
+from gate.errors import QuantizationError, UsageError
 from gate.evaluate import first_outputs, opening
 from gate.judgeable import unsupported
 from gate.pipeline import BACKEND, Finished, named_candidate, run_gate
@@ -145,6 +145,7 @@ def _searched(run: Run, given: Given, limits: "Limits", keeper: Tracker) -> Reco
     keeper.prepare()
     tuning, folder = _prepared(run, given, limits, keeper)
     winner, ended = search(tuning.attempt, tuning.blame, policy.build.recipe, tuning.work)
+    _demand_tried(tuning.tried, ended)
     estimated = (one.budget for trial in tuning.tried for one in trial.estimates)
     main = next(estimated, policy.judge.budgets[0].id)
     with publish.writing(folder):
@@ -160,6 +161,13 @@ def _searched(run: Run, given: Given, limits: "Limits", keeper: Tracker) -> Reco
         tuned_on=f"{len(tuning.tuning)} examples of {tuning.tuning.name}",
         main=main,
     )
+
+
+def _demand_tried(trials: Sequence[Trial], ended: str | None) -> None:
+    """One trial at least came to an end: else nothing is known of any budget."""
+    if all(trial.outcome == "failed" for trial in trials):
+        why = trials[0].error if trials else ended
+        raise QuantizationError(f"no recipe could be tried: {why}")
 
 
 def with_recipe(loaded: LoadedPolicy, recipe: Recipe) -> LoadedPolicy:
@@ -271,8 +279,19 @@ def _opened(run: Run, candidate: Candidate) -> tuple[Split | None, Split | None]
         )
         for name, source in (("calibration", build.calibration), ("tuning", build.tuning))
     )
-    if calibration is not None and tuning is not None:
-        data.prove_disjoint((calibration, tuning))
+    used = [split for split in (calibration, tuning) if split is not None]
+    # read here to show that they are others, and for nothing else
+    held_out = data.open_split(
+        "held_out",
+        run.policy.judge.held_out,
+        base=run.loaded.base,
+        inputs=candidate.inputs,
+        preprocess=build.preprocess,
+        seed=run.policy.judge.seed,
+        scratch=run.scratch / "held_out",
+        needs_target=False,
+    )
+    data.prove_disjoint((*used, held_out))
     return calibration, tuning
 
 

@@ -70,7 +70,7 @@ class Tracker(Protocol):
         """
 
     def log_trial(self, model: str, *, search: str, trial: Trial) -> None:
-        """Keep a trial of the search of that name, as it ends."""
+        """Keep a trial of the search of that name, as it ends; one that is kept stays as it is."""
 
     def attempts(self, model: str) -> Sequence[Attempt]:
         """Attempts at releases on the held-out set that the newest one was on, oldest first."""

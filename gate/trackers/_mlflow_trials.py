@@ -1,14 +1,16 @@
 """Trials of a search in MLflow: a run a search, and nested in it a run a trial."""
 
 import time
+from hashlib import sha256
 from typing import Any
 
 from gate.recipes import spelled
 from gate.trackers import _mlflow_content as content
-from gate.trials import Trial
+from gate.trials import Trial, named
 
 _SEARCH = f"{content.PREFIX}search"
 _TRIAL = f"{content.PREFIX}trial"
+_KEY = f"{content.PREFIX}trial_key"
 _PARENT = "mlflow.parentRunId"
 
 
@@ -24,14 +26,17 @@ def parent(client: Any, experiment: str, search: str) -> str:
 
 
 def log(client: Any, experiment: str, above: str, trial: Trial) -> None:
-    """A trial as it ended."""
+    """A trial as it ended; one that is there already stays as it is."""
     from mlflow.entities import Metric, Param, RunTag
 
+    key = sha256(f"{trial.outcome} {named(trial.recipe)}".encode()).hexdigest()
+    if client.search_runs([experiment], f"tags.`{_KEY}` = '{above}/{key}'"):
+        return
     now = round(1000 * time.time())
     run = client.create_run(
         experiment,
         start_time=now - round(1000 * trial.seconds),
-        tags={_PARENT: above},
+        tags={_PARENT: above, _KEY: f"{above}/{key}"},
         run_name=f"trial-{trial.number}",
     )
     numbers = {

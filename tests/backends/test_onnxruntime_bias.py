@@ -86,3 +86,11 @@ def test_means_are_those_of_all_values() -> None:
     parts = [Batch(i, np.array([str(i)]), {"x": x[i : i + 1]}, None) for i in range(10)]
     found = calibrate.mean_by_channel(lambda feeds: feeds, parts, {"x": 1})
     np.testing.assert_allclose(found["x"], x.mean(axis=(0, 2, 3)), rtol=1e-5)
+
+
+def test_groups_of_several_channels_are_left(tmp_path: Path) -> None:
+    node = helper.make_node("Conv", ["x", "w", "b"], ["y"], "conv", group=3)
+    constants = {"w": weights(3, 2, 3, 3), "b": weights(3, seed=2)}
+    proto = model([node], {"x": ["N", 6, 8, 8]}, {"y": ["N", 3, 6, 6]}, constants)
+    path = save(proto, tmp_path / "m.onnx")
+    assert BACKEND.corrected(path, recipe()) == {}

@@ -233,3 +233,16 @@ def test_the_same_input_gives_the_same_bytes(tmp_path: Path) -> None:
     path, feeds = save(cnn(opset=OPSET), tmp_path / "m.onnx"), {"image": images()}
     first = equalized(path, feeds).read_bytes()
     assert equalized(path, feeds).read_bytes() == first
+
+
+def test_a_weight_that_is_an_output_too_stays(tmp_path: Path) -> None:
+    proto = convolutional([conv("c1", "x", "h", "w1"), conv("c2", "h", "y", "w2")])
+    shape = [WIDTH, 3, 3, 3]
+    proto.graph.output.append(helper.make_tensor_value_info("w1", onnx.TensorProto.FLOAT, shape))
+    path = save(proto, tmp_path / "m.onnx")
+    before = next(t for t in onnx.load(path).graph.initializer if t.name == "w1")
+    chosen = recipe("static-equalized")
+    maxima = {name: np.arange(1.0, WIDTH + 1) for name in BACKEND.smoothable(path, chosen)}
+    BACKEND.smooth(path, chosen, maxima, tmp_path / "after.onnx")
+    after = next(t for t in onnx.load(tmp_path / "after.onnx").graph.initializer if t.name == "w1")
+    np.testing.assert_array_equal(numpy_helper.to_array(after), numpy_helper.to_array(before))

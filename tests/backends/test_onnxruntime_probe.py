@@ -154,6 +154,8 @@ def by_hand(fp32: Path, int8: Path, feeds: Feeds, one: Shared, every: tuple[Shar
     x = values_of(fp32, {name, *one.point.sources}, feeds)
     there = values_of(int8, {wanted}, feeds)[wanted]
     given = {inner: x[source] for source in one.point.sources for inner in reads[source]}
+    rounded = {o.point.tensor: o.quantizer.given for o in every if o.quantizer is not None}
+    given |= {rounded[source]: x[source] for source in one.point.sources if source in rounded}
     if not given:  # a model input, which is itself what its quantizer rounds
         given = {name: x[name]}
     alone = (

@@ -355,16 +355,11 @@ def test_so_many_trials_and_no_more_whether_known_or_not(project: Project, most:
 # ── nothing meets ─────────────────────────────────────────────────────────────────────────
 
 
-def test_time_that_is_up_ends_it_with_what_there_is(
+def test_time_that_is_up_before_anything_was_tried(
     project: Project, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert code(project, WIDE_RANGE, "--minutes", "1e-9") == 1
-    text = capsys.readouterr().out
-    assert "The search ended early: --minutes 1e-09 are over." in text
-    assert "no recipe could be tried at all" in text
-    assert code(project, WIDE_RANGE, "--minutes", "1e-9", "--format", "json") == 1
-    told = json.loads(capsys.readouterr().out)
-    assert (told["trials"], told["winner"], told["front"]) == ([], None, [])
+    assert code(project, WIDE_RANGE, "--minutes", "1e-9") == 4  # nothing is known of any budget
+    assert "no recipe could be tried: --minutes 1e-09 are over" in capsys.readouterr().err
 
 
 def test_budgets_that_nothing_can_meet_exit_1_with_the_best_and_the_front(
@@ -386,7 +381,7 @@ def test_budgets_that_nothing_can_meet_exit_1_with_the_best_and_the_front(
 
 def test_the_front_is_of_a_budget_that_trials_have_an_estimate_of(project: Project) -> None:
     project.spec["judge"]["budgets"] = [
-        {"metric": "accuracy", "max_drop": 0.03, "each": "target"},
+        {"metric": "latency_p50", "max_ratio": 9},
         {"metric": "accuracy", "max_drop": 0.01},
     ]
     project.write()
@@ -496,7 +491,7 @@ def test_the_winners_record_goes_where_it_is_asked_for(project: Project, tmp_pat
 # ── the held-out set ──────────────────────────────────────────────────────────────────────
 
 
-def test_the_held_out_set_is_opened_once_after_the_search(
+def test_the_held_out_set_is_opened_to_show_that_it_is_another_and_to_judge(
     project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     opened: list[str] = []
@@ -514,8 +509,8 @@ def test_the_held_out_set_is_opened_once_after_the_search(
     monkeypatch.setattr(module, "run_gate", judged)
     tuning_data(project, 100)
     assert recovered(project).exit_code == 0
-    assert opened[:3] == ["calibration", "tuning", "judged"]
-    assert opened.count("held_out") == 1
+    assert opened[:4] == ["calibration", "tuning", "held_out", "judged"]
+    assert opened.count("held_out") == 2
 
 
 def test_a_search_does_not_read_the_held_out_file(project: Project) -> None:
@@ -539,6 +534,31 @@ def test_tuning_on_held_out_examples_is_found_out(
     assert code(project) == 4
     told = " ".join(capsys.readouterr().err.split())
     assert re.search(r"tuning\.npz.* share 100 examples .*take them out of", told)
+
+
+def test_slices_alone_are_looked_at_over_all(project: Project) -> None:
+    budgets = [{"metric": "accuracy", "max_drop": 0.03, "each": "target"}]
+    project.spec["judge"]["budgets"] = budgets
+    project.write()
+    assert len(recovered(project).trials) > 1
+
+
+def test_tuning_on_calibration_that_is_held_out_is_found_out(project: Project) -> None:
+    columns = project.data("held_out")
+    project.save("calibration", **{name: values[:200] for name, values in columns.items()})
+    with pytest.raises(errors.OverlapError):
+        recovered(project, trials=1)
+
+
+def test_what_could_not_be_tried_is_no_verdict(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(OnnxRuntime, "quantize", full)
+    with pytest.raises(errors.QuantizationError, match=r"no recipe could be tried.*no space left"):
+        recovered(project)
 
 
 def test_what_met_on_tuning_data_alone_is_not_released(project: Project) -> None:
