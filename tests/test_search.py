@@ -154,6 +154,15 @@ def test_more_careful_recipes_are_tried_where_little_room_is_left(
     assert not lab.blamed
 
 
+def test_few_losses_far_from_fp32_may_be_luck() -> None:
+    lucky = MEET | {"divergence": 0.03}
+    lab = Lab(lambda one: lucky if one.equalize else MISS)
+    winner, _ = lab.search()
+    assert winner == lab.trials[1]
+    assert len(lab.trials) > 5
+    assert not lab.blamed
+
+
 def test_as_good_as_fp32_is_room_enough() -> None:
     near = MEET | {"spare": 0.1, "divergence": 0.0005}
     lab = Lab(lambda one: near if one.equalize else MISS)
