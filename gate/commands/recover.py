@@ -45,7 +45,7 @@ _FEW = 2
 """Examples that show which kernels execute."""
 _THRESHOLD = 0.5
 """Score above which a binary classifier says yes."""
-_CALIBRATED = 128
+_CALIBRATED = 256
 """Calibration examples of a trial, at the most; the winner is calibrated on all of them."""
 _SMALLEST = 30
 """Tuning examples below which trials tell nothing."""
