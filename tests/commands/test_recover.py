@@ -242,7 +242,7 @@ def test_trials_are_calibrated_on_a_part_of_what_the_winner_is(
     )
     project.save("held_out", **{n: values[400:] for n, values in others.items()})
     found = recovered(project)
-    assert {*sizes} == {(128, 300)}
+    assert {*sizes} == {(module._CALIBRATED, 300)}
     assert found.finished is not None
     assert found.finished.record.splits.calibration is not None
     assert found.finished.record.splits.calibration.examples == 600
