@@ -119,8 +119,10 @@ class Tuning:
 
         Raises:
             EvaluationError: FP32 gives NaN.
-            UsageError: it is not, so no INT8 version of it will be.
+            UsageError: it is not, so no INT8 version of it will be; or no budget can be looked at.
         """
+        if all(budget.metric in PROCESS_METRICS for budget in self.run.policy.judge.budgets):
+            raise UsageError("every budget is on time or memory, which trials do not measure")
         scores = self._scores(self.fp32)
         broken = self.tuning.ids[~np.isfinite(scores).reshape(len(scores), -1).all(axis=1)]
         if len(broken):

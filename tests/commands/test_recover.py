@@ -543,6 +543,12 @@ def test_slices_alone_are_looked_at_over_all(project: Project) -> None:
     assert len(recovered(project).trials) > 1
 
 
+def test_budgets_that_trials_cannot_look_at_are_not_met_by_all(project: Project) -> None:
+    project.budget(metric="latency_p50", max_ratio=9)
+    with pytest.raises(errors.UsageError, match="which trials do not measure"):
+        recovered(project)
+
+
 def test_tuning_on_calibration_that_is_held_out_is_found_out(project: Project) -> None:
     columns = project.data("held_out")
     project.save("calibration", **{name: values[:200] for name, values in columns.items()})
