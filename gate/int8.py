@@ -133,11 +133,13 @@ def _with_biases(
     ranges: Mapping[str, tuple[float, float]],
 ) -> Candidate:
     assert calibration is not None
+    draft = run.scratch / "draft.onnx"
+    run.backend.quantize(candidate.path, run.policy.build.recipe, ranges, draft)
     path = corrected(
         run.backend,
         candidate.path,
         run.policy.build.recipe,
-        ranges,
+        draft,
         calibration,
         fixed=data.fixed_batch(candidate),
         threads=run.threads,
@@ -156,20 +158,21 @@ def corrected(
     backend: Backend,
     fp32: Path,
     recipe: Recipe,
-    ranges: Mapping[str, tuple[float, float]],
+    draft: Path,
     calibration: Split,
     *,
     fixed: int | None,
     threads: int,
     destination: Path,
 ) -> Path:
-    """Write FP32 with biases that make up for what rounding the weights shifts on average."""
+    """Write FP32 with biases that make up for what rounding the weights shifts on average.
+
+    `draft` is its INT8 version without that.
+    """
     axes = backend.corrected(fp32, recipe)
     names = tuple(axes)
     runner, batches = _exposed(backend, fp32, calibration, names, fixed=fixed, threads=threads)
     means = calibrate.mean_by_channel(runner.views, batches, axes)
-    draft = destination.with_suffix(".draft.onnx")
-    backend.quantize(fp32, recipe, ranges, draft)
     backend.correct(fp32, draft, means, destination)
     return destination
 

@@ -82,7 +82,15 @@ def _search(tried: Attempt, blame: Blame, recipe: Recipe, work: Mapping[str, flo
     trials = [tried(recipe, "the policy's own recipe")]
     if trials[0].outcome == "meets":
         return
-    for steps in _of_transformers, _of_convolutions, _of_dynamic, _ranges, _again, _corrected:
+    for steps in (
+        _of_transformers,
+        _of_dynamic,
+        _ranges,
+        _corrected,
+        _equalized,
+        _corrected,
+        _other_ways,
+    ):
         for changed, move in steps(recipe, work, trials):
             trials.append(tried(changed, move))
             if _has_room(trials):
@@ -130,34 +138,32 @@ Step = tuple[Recipe, str]
 
 def _ranges(recipe: Recipe, work: Mapping[str, float], _: Sequence[Trial]) -> Iterator[Step]:  # noqa: ARG001
     """Other ranges from the same calibration pass, and a scale for each channel."""
-    if not recipe.needs_calibration:
-        return
-    for method in ("mse", "percentile", "entropy", "min-max"):
-        if method != recipe.calibration:
-            yield _with(recipe, calibration=method), f"ranges by {method}"
-    if not recipe.per_channel:
+    yield from _by(recipe, "mse", "percentile")
+    if recipe.needs_calibration and not recipe.per_channel:
         yield _with(recipe, per_channel=True, calibration="mse"), "a scale for each channel"
 
 
-def _of_convolutions(
-    recipe: Recipe, work: Mapping[str, float], _: Sequence[Trial]
+def _other_ways(recipe: Recipe, work: Mapping[str, float], _: Sequence[Trial]) -> Iterator[Step]:  # noqa: ARG001
+    """Ranges that are seldom the best."""
+    yield from _by(recipe, "entropy", "min-max")
+
+
+def _by(recipe: Recipe, *methods: str) -> Iterator[Step]:
+    for method in methods:
+        if recipe.needs_calibration and method != recipe.calibration:
+            yield _with(recipe, calibration=method), f"ranges by {method}"
+
+
+def _equalized(
+    recipe: Recipe, work: Mapping[str, float], trials: Sequence[Trial]
 ) -> Iterator[Step]:
-    """Channels of like ranges, by mean squared error."""
-    if "Conv" in work and recipe.needs_calibration and not recipe.equalize:
-        yield _equalized(recipe, "mse")
-
-
-def _again(recipe: Recipe, work: Mapping[str, float], trials: Sequence[Trial]) -> Iterator[Step]:
-    """Channels of like ranges, by the method that did best without."""
-    plain = [trial for trial in trials if not trial.recipe.equalize]
-    method = min(plain, key=_far, default=trials[0]).recipe.calibration
-    if "Conv" in work and recipe.needs_calibration and not recipe.equalize and method != "mse":
-        yield _equalized(recipe, str(method))
-
-
-def _equalized(recipe: Recipe, method: str) -> Step:
+    """Channels of like ranges, by the method that does best without, of those that clip."""
+    if "Conv" not in work or not recipe.needs_calibration or recipe.equalize:
+        return
+    clipping = [trial for trial in trials if trial.recipe.calibration in ("mse", "percentile")]
+    method = min(clipping, key=_far, default=trials[0]).recipe.calibration
     changed = _with(recipe, equalize=True, per_channel=True, calibration=method)
-    return changed, f"channels brought to like ranges, by {method}"
+    yield changed, f"channels brought to like ranges, by {method}"
 
 
 def _corrected(
@@ -197,6 +203,12 @@ def _of_dynamic(recipe: Recipe, work: Mapping[str, float], _: Sequence[Trial]) -
         yield _with(recipe, per_channel=True), "a scale for each channel"
     if not recipe.reduce_range and recipe.target is None:
         yield _with(recipe, reduce_range=True), "weights of seven bits"
+
+
+_LADDER = (
+    *(_of_transformers, _of_dynamic, _ranges, _corrected),
+    *(_equalized, _corrected, _other_ways),
+)
 
 
 def _with(recipe: Recipe, **changes: Any) -> Recipe:

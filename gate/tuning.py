@@ -9,15 +9,15 @@ import statistics
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
-from gate import artifact, calibrate, data, diagnose, graph
+from gate import artifact, data, diagnose, graph
 from gate.diagnosis import LayerError
+from gate.drafts import Drafts
 from gate.errors import EvaluationError, GateError, QuantizationError, UsageError
-from gate.int8 import corrected, observed, rescaled
 from gate.metrics import ARTIFACT_METRICS, MODEL_METRICS, PROCESS_METRICS, ArtifactMetric, Metric
 from gate.policy import Budget
 from gate.quantize import Proof, prove
@@ -46,7 +46,7 @@ class Tuning:
 
     run: Run
     candidate: Candidate
-    calibration: Split | None
+    drafts: Drafts
     tuning: Split
     batch_size: int
     journal: Journal
@@ -65,8 +65,6 @@ class Tuning:
     kernels: tuple[Kernel, ...]
     """FP32's work on them."""
     tried: list[Trial] = field(default_factory=list)
-    _bases: dict[str, Candidate] = field(default_factory=dict)
-    _seen: dict[str, calibrate.Observed] = field(default_factory=dict)
 
     def attempt(self, recipe: Recipe, move: str) -> Trial:
         """Try a recipe, or find its trial in the journal.
@@ -103,10 +101,10 @@ class Tuning:
             Exhausted: they cannot be told apart.
         """
         fixed = data.fixed_batch(self.candidate)
-        batches = some(self.calibration or self.tuning, _BLAMED, fixed=fixed, recipe=recipe)
+        split = self.drafts.calibration or self.tuning
+        batches = some(split, _BLAMED, fixed=fixed, recipe=recipe)
         try:
-            base = self._base(recipe)
-            int8 = self._quantized(recipe, base)
+            base, int8 = self.drafts.base(recipe), self.drafts.int8(recipe)
             probe = self.run.backend.probe(base.path, int8, threads=self.run.threads)
             layers = diagnose.layers(diagnose.observe(probe, batches))
         except GateError as error:
@@ -157,7 +155,7 @@ class Tuning:
         return found.model_copy(update={"seconds": round(time.perf_counter() - start, 3)})
 
     def _measured(self, recipe: Recipe, blank: Trial) -> Trial:
-        int8 = self._quantized(recipe, self._base(recipe))
+        int8 = self.drafts.int8(recipe)
         proof = prove(self.kernels, self.run.backend.profile(int8, self.sample))
         _demand_excluded(recipe, self.kernels, proof)
         outputs, milliseconds = self._outputs(int8)
@@ -274,63 +272,6 @@ class Tuning:
         metric = self.task.metrics.get("prediction_flips")
         return None if metric is None else self._value(metric, int8, fp32)
 
-    # ── the INT8 model ────────────────────────────────────────────────────────────────────
-
-    def _quantized(self, recipe: Recipe, base: Candidate) -> Path:
-        destination = self.run.scratch / "trial.onnx"
-        sources = self.run.backend.activations(base.path, recipe)
-        ranges = {}
-        if sources:
-            ranges = calibrate.ranges_of(self._observed(base, sources), recipe, sources)
-        fp32 = self._with_biases(recipe, base, ranges) if recipe.correct_bias else base.path
-        self.run.backend.quantize(fp32, recipe, ranges, destination)
-        return destination
-
-    def _with_biases(
-        self, recipe: Recipe, base: Candidate, ranges: Mapping[str, tuple[float, float]]
-    ) -> Path:
-        assert self.calibration is not None
-        return corrected(
-            self.run.backend,
-            base.path,
-            recipe,
-            ranges,
-            self.calibration,
-            fixed=data.fixed_batch(self.candidate),
-            threads=self.run.threads,
-            destination=self.run.scratch / "trial.corrected.onnx",
-        )
-
-    def _observed(self, base: Candidate, sources: Mapping[str, str]) -> calibrate.Observed:
-        """One pass for all recipes: what a later one needs besides is observed as well."""
-        seen = dict(self._seen.get(base.fp32_sha256, {}))
-        missing = [name for name in dict.fromkeys(sources.values()) if name not in seen]
-        if missing:
-            assert self.calibration is not None
-            seen |= observed(self.run, base, self.calibration, missing)
-            self._seen[base.fp32_sha256] = seen
-        return seen
-
-    def _base(self, recipe: Recipe) -> Candidate:
-        """FP32, rescaled where the recipe asks for it."""
-        if not recipe.is_rescaled:
-            return self.candidate
-        key = _rescaling(recipe)
-        if key not in self._bases:
-            assert self.calibration is not None
-            path = rescaled(
-                self.run.backend,
-                self.candidate.path,
-                recipe,
-                self.calibration,
-                fixed=data.fixed_batch(self.candidate),
-                threads=self.run.threads,
-                destination=self.run.scratch / f"base-{len(self._bases)}.onnx",
-            )
-            sha256, size = artifact.measured(artifact.files(path))
-            self._bases[key] = replace(self.candidate, path=path, fp32_sha256=sha256, bytes=size)
-        return self._bases[key]
-
 
 @dataclass(frozen=True, slots=True)
 class _Made:
@@ -345,14 +286,6 @@ def _demand_excluded(recipe: Recipe, fp32: Sequence[Kernel], proof: Proof) -> No
     excluded = {k.node for k in fp32 if k.op in recipe.exclude_op_types} | {*recipe.exclude_nodes}
     if broken := excluded & {*proof.quantized_nodes}:
         raise QuantizationError(f"{few(sorted(broken))} runs as integers, though it is excluded")
-
-
-def _rescaling(recipe: Recipe) -> str:
-    """What two recipes have in common that rescale FP32 in the same way."""
-    parts = {"equalize", "per_channel", "smooth"}
-    if recipe.smooth is not None:  # which products are smoothed depends on which are quantized
-        parts |= {"op_types", "exclude_op_types", "exclude_nodes"}
-    return recipe.model_dump_json(include=parts)
 
 
 # ── numbers ───────────────────────────────────────────────────────────────────────────────

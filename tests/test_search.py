@@ -85,8 +85,10 @@ def test_the_policys_own_recipe_is_enough_where_it_meets() -> None:
     assert [trial.recipe for trial in lab.trials] == [own]
 
 
-RANGES = ["ranges by mse", "ranges by percentile", "ranges by entropy"]
+RANGES = ["ranges by mse", "ranges by percentile"]
 LIKE = "channels brought to like ranges, by {}"
+BIASES = "trial 1, biases corrected"
+LAST = "ranges by entropy"
 FREE = "matrix products alone, their results in floating point"
 ALONE = [f"{FREE}, smoothed by 0.8", f"{FREE}, smoothed by 0.5", FREE, "matrix products alone"]
 
@@ -94,15 +96,19 @@ ALONE = [f"{FREE}, smoothed by 0.8", f"{FREE}, smoothed by 0.5", FREE, "matrix p
 @pytest.mark.parametrize(
     ("first", "work", "moves"),
     [
-        (recipe(), CNN, [LIKE.format("mse"), *RANGES, LIKE.format("min-max")]),
-        (recipe("static-mse"), CNN, [LIKE.format("mse"), *RANGES[1:], "ranges by min-max"]),
-        (recipe(), {"Gemm": 0.4}, RANGES),
-        (recipe("static-per-tensor"), {}, [*RANGES, "a scale for each channel"]),
-        (recipe("static-equalized"), CNN, [*RANGES[1:], "ranges by min-max"]),
-        (recipe(), TRANSFORMER, [*ALONE, LIKE.format("mse"), *RANGES, LIKE.format("min-max")]),
-        (recipe("static-matmul"), {"MatMul": 1.0}, RANGES),
-        (recipe("smoothquant"), {"MatMul": 1.0}, RANGES),
-        (recipe(smooth=0.3), {"MatMul": 1.0}, [*ALONE[2:], *RANGES]),
+        (recipe(), CNN, [*RANGES, BIASES, LIKE.format("mse"), LAST]),
+        (
+            recipe("static-mse"),
+            CNN,
+            [RANGES[1], BIASES, LIKE.format("mse"), LAST, "ranges by min-max"],
+        ),
+        (recipe(), {"Gemm": 0.4}, [*RANGES, BIASES, LAST]),
+        (recipe("static-per-tensor"), {}, [*RANGES, "a scale for each channel", LAST]),
+        (recipe("static-equalized"), CNN, [RANGES[1], BIASES, LAST, "ranges by min-max"]),
+        (recipe(), TRANSFORMER, [*ALONE, *RANGES, BIASES, LIKE.format("mse"), LAST]),
+        (recipe("static-matmul"), {"MatMul": 1.0}, [*RANGES, LAST]),
+        (recipe("smoothquant"), {"MatMul": 1.0}, [*RANGES, LAST]),
+        (recipe(smooth=0.3), {"MatMul": 1.0}, [*ALONE[2:], *RANGES, LAST]),
         (recipe("dynamic"), TRANSFORMER, ["weights of seven bits"]),
         (
             recipe("dynamic", per_channel=False),
@@ -122,12 +128,10 @@ def test_the_ladder_goes_from_cheap_to_careful(
 
 
 def test_channels_are_equalized_by_the_method_that_did_best() -> None:
-    lab = Lab(lambda one: MISS | {"divergence": 0.0 if one.calibration == "entropy" else 0.1})
+    lab = Lab(lambda one: MISS | {"divergence": 0.0 if one.calibration == "percentile" else 0.1})
     lab.search()
-    equalized = [trial for trial in lab.trials if trial.move.startswith("channels")]
-    assert [trial.move for trial in equalized] == [LIKE.format("mse"), LIKE.format("entropy")]
-    assert [trial.recipe.calibration for trial in equalized] == ["mse", "entropy"]
-    assert all(trial.recipe.equalize for trial in equalized)
+    (equalized,) = (trial for trial in lab.trials if trial.move == LIKE.format("percentile"))
+    assert equalized.recipe == recipe(equalize=True, calibration="percentile")
 
 
 def test_attention_alone_is_not_tried_a_second_time_as_if_it_were_another() -> None:
@@ -158,8 +162,9 @@ def test_few_losses_far_from_fp32_may_be_luck() -> None:
     lucky = MEET | {"divergence": 0.03}
     lab = Lab(lambda one: lucky if one.equalize else MISS)
     winner, _ = lab.search()
-    assert winner == lab.trials[1]
-    assert len(lab.trials) > 5
+    assert winner is not None
+    assert winner.recipe.equalize
+    assert LAST in lab.moves[winner.number :]
     assert not lab.blamed
 
 
@@ -167,7 +172,7 @@ def test_as_good_as_fp32_is_room_enough() -> None:
     near = MEET | {"spare": 0.1, "divergence": 0.0005}
     lab = Lab(lambda one: near if one.equalize else MISS)
     lab.search()
-    assert lab.moves[1:] == [LIKE.format("mse")]
+    assert lab.moves[-1] == LIKE.format("mse")
 
 
 def test_a_target_is_kept() -> None:
@@ -373,6 +378,13 @@ def test_biases_are_corrected_of_the_recipe_that_did_best() -> None:
     winner, _ = lab.search()
     assert winner is not None
     assert winner.recipe == recipe(calibration="percentile", correct_bias=True)
+
+
+def test_biases_are_corrected_again_where_equalized_channels_do_better() -> None:
+    lab = Lab(lambda one: MISS | {"divergence": 0.01 if one.equalize else 0.1})
+    lab.search()
+    corrected = [trial.recipe for trial in lab.trials if trial.recipe.correct_bias]
+    assert [one.equalize for one in corrected[:2]] == [False, True]
 
 
 # ── how it ends ───────────────────────────────────────────────────────────────────────────

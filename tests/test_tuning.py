@@ -19,6 +19,7 @@ from gate import data, graph, publish, tasks
 from gate.advice import touching
 from gate.backends import READINGS
 from gate.backends.onnxruntime import BACKEND
+from gate.drafts import Drafts
 from gate.errors import EvaluationError, UsageError
 from gate.policy import Budget, DataSource
 from gate.policy_file import load_policy
@@ -92,7 +93,7 @@ def tuning_of(
     fields: dict[str, Any] = {
         "run": run,
         "candidate": fp32,
-        "calibration": calibration,
+        "drafts": Drafts(run, fp32, calibration),
         "tuning": tuning,
         "batch_size": size,
         "journal": Journal(project.folder / "trials", {}),
@@ -108,6 +109,11 @@ def tuning_of(
     return Tuning(**(fields | changes))
 
 
+def draft(found: Tuning, base: str = "model.fp32") -> Path:
+    """The INT8 model of the last trial that started from the base."""
+    return found.run.scratch / f"{base}.draft.onnx"
+
+
 class Instead:
     """The backend, but for what a test says of it."""
 
@@ -120,10 +126,7 @@ class Instead:
 
 def both(found: Tuning) -> tuple[Array, Array]:
     """Logits of FP32 and of the last trial's INT8, computed here."""
-    runners = (
-        BACKEND.open(path, threads=1)
-        for path in (found.candidate.path, found.run.scratch / "trial.onnx")
-    )
+    runners = (BACKEND.open(path, threads=1) for path in (found.candidate.path, draft(found)))
     batches = [*found.tuning.batches(found.batch_size)]
     fp32, int8 = (
         np.concatenate([next(iter(one.run(batch.feeds).values())) for batch in batches])
@@ -266,7 +269,7 @@ def test_estimates_are_what_a_direct_computation_gives(project: Project) -> None
         return float(-logs[np.arange(len(logs)), targets].mean())
 
     assert lost > (right.mean() - still.mean()) > 0  # gains make up for none of it
-    size = (found.run.scratch / "trial.onnx").stat().st_size
+    size = draft(found).stat().st_size
     assert values(trial) == pytest.approx(
         {
             "accuracy.max_drop": lost,
@@ -324,7 +327,7 @@ def test_a_trials_model_is_the_gates_own(project: Project) -> None:
     chosen = {"equalize": True, "calibration": "mse"}
     for changes in ({"calibration": "entropy"}, chosen):
         found.attempt(recipe(**changes), "")
-    tried = (found.run.scratch / "trial.onnx").read_bytes()
+    tried = draft(found, "base-0").read_bytes()
     project.spec["build"]["recipe"] = {"base": "static", **chosen}
     finished = gate.run_gate(project.write(), WIDE_RANGE, tracker="none", threads=1)
     assert (finished.folder / "model.int8.onnx").read_bytes() == tried
@@ -412,7 +415,7 @@ def test_a_trial_that_is_known_takes_no_time(project: Project) -> None:
 
 
 def test_a_crash_inside_the_backend_is_a_failed_trial_with_its_reason(project: Project) -> None:
-    def crash(*_: Any) -> None:
+    def crash(*_: Any, **__: Any) -> None:
         raise RuntimeError("protobuf: out of cheese")
 
     kept: list[Trial] = []
@@ -426,7 +429,7 @@ def test_a_crash_inside_the_backend_is_a_failed_trial_with_its_reason(project: P
 
 
 def test_an_interruption_is_no_failed_trial(project: Project) -> None:
-    def interrupted(*_: Any) -> None:
+    def interrupted(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
     found = tuning_of(project)
@@ -569,7 +572,7 @@ def test_layers_of_a_smoothed_model_can_all_be_excluded(
     layers = found.blame(chosen)
     assert sum(layer.share for layer in layers) == pytest.approx(1)
     names = {node.name for node in graph.read(found.candidate.path).graph.node}
-    (base,) = found._bases.values()
+    base = found.drafts.base(chosen)
     assert {node.name for node in graph.read(base.path).graph.node} - names  # something was put in
     for layer in layers:
         assert {*touching(layer)} <= names

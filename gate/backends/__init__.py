@@ -143,8 +143,19 @@ class Backend(Protocol):
     def activations(self, model: Path, recipe: Recipe) -> Mapping[str, str]:
         """Tensors whose ranges `quantize` needs, each with the one to observe in its stead."""
 
-    def quantize(self, model: Path, recipe: Recipe, ranges: Ranges, destination: Path) -> None:
+    def quantize(
+        self,
+        model: Path,
+        recipe: Recipe,
+        ranges: Ranges,
+        destination: Path,
+        *,
+        like: Path | None = None,
+    ) -> None:
         """Write the INT8 model; what one file cannot hold goes to `<destination>.data`.
+
+        `like`, which may be the destination, saves work: an INT8 version of the same model, biases
+        apart, by a recipe that differs in the choice of ranges alone.
 
         Raises:
             QuantizationError: the recipe names nodes or operators that do not exist, or the

@@ -13,6 +13,7 @@ from typing import Any
 
 from gate import graph as graphs
 from gate.backends._onnxruntime_plan import Plan, activations, float_types
+from gate.backends._onnxruntime_ranges import moved
 from gate.errors import QuantizationError
 from gate.recipes import Recipe
 from gate.wording import few
@@ -21,8 +22,11 @@ Ranges = Mapping[str, tuple[float, float]]
 _WEIGHT_AND_BIAS = 2
 
 
-def static(fitted: Plan, recipe: Recipe, ranges: Ranges) -> Any:
+def static(fitted: Plan, recipe: Recipe, ranges: Ranges, like: Any | None = None) -> Any:
     """The model with QuantizeLinear and DequantizeLinear around what `recipe` quantizes.
+
+    `like` is an INT8 version by a recipe that chooses ranges otherwise, to save work; the result
+    is the same with it.
 
     Raises:
         QuantizationError: a range is missing, or ONNX Runtime's quantizer failed.
@@ -57,6 +61,11 @@ def static(fitted: Plan, recipe: Recipe, ranges: Ranges) -> Any:
                 "OpTypesToExcludeOutputQuantization": list(recipe.float_outputs),
             },
         )
+        if like is not None:
+            parameters = quantizer.quantization_params
+            made = moved(like, parameters, model, reduce_range=recipe.reduce_range)
+            if made is not None:
+                return made
         quantizer.quantize_model()
         quantizer.model.topological_sort()
     return _unmarked(quantizer.model.model)

@@ -146,8 +146,19 @@ class OnnxRuntime:
         plans.check_overrides(found, recipe)
         return found
 
-    def quantize(self, model: Path, recipe: Recipe, ranges: Ranges, destination: Path) -> None:
+    def quantize(
+        self,
+        model: Path,
+        recipe: Recipe,
+        ranges: Ranges,
+        destination: Path,
+        *,
+        like: Path | None = None,
+    ) -> None:
         """Write the INT8 model: the same inputs give the same bytes, anywhere, at any time.
+
+        `like`, which may be the destination, saves work: an INT8 version of the same model, biases
+        apart, by a recipe that differs in the choice of ranges alone.
 
         Nothing is written but `destination` (and `<destination>.data` above 1.5 GB).
 
@@ -157,7 +168,8 @@ class OnnxRuntime:
         """
         fitted = plans.plan(graphs.read(model), recipe)
         if recipe.scheme == "static":
-            graphs.write(quantizer.static(fitted, recipe, ranges), destination)
+            before = None if like is None else graphs.read(like)
+            graphs.write(quantizer.static(fitted, recipe, ranges, before), destination)
         else:
             graphs.write(quantizer.dynamic(fitted, recipe), destination)
 

@@ -18,6 +18,7 @@ import numpy as np
 
 from gate import backends, data, formats, publish, tasks, trackers
 from gate.commands._recover_plot import plot
+from gate.drafts import Drafts
 from gate.errors import QuantizationError, UsageError
 from gate.evaluate import first_outputs, opening
 from gate.judgeable import unsupported
@@ -214,7 +215,7 @@ def _prepared(run: Run, given: Given, limits: Limits, keeper: Tracker) -> tuple[
     made = Tuning(
         run=run,
         candidate=candidate,
-        calibration=calibration,
+        drafts=Drafts(run, candidate, calibration),
         tuning=tuning,
         batch_size=size,
         journal=Journal(folder, question),

@@ -21,6 +21,7 @@ from gate.cli import exit_code_of
 from gate.commands import recover as module
 from gate.commands._recover_text import render
 from gate.commands.recover import Recovery, recover
+from gate.drafts import Drafts
 from gate.trials import Trial
 from gate.tuning import Tuning
 
@@ -63,14 +64,14 @@ def tuning_data(project: Project, count: int, *, first: int = 0, targets: bool =
 def quantized(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """One for each INT8 model that a trial makes; a test may make it interrupt."""
     made: list[str] = []
-    quantize = OnnxRuntime.quantize
+    draft = Drafts.int8
 
-    def counted(self: OnnxRuntime, path: Path, chosen: Any, ranges: Any, destination: Path) -> None:
-        if destination.name == "trial.onnx":
-            made.append(destination.name)
-        quantize(self, path, chosen, ranges, destination)
+    def counted(self: Drafts, chosen: Any) -> Path:
+        int8 = draft(self, chosen)
+        made.append(int8.name)
+        return int8
 
-    monkeypatch.setattr(OnnxRuntime, "quantize", counted)
+    monkeypatch.setattr(Drafts, "int8", counted)
     return made
 
 
@@ -231,8 +232,8 @@ def test_trials_are_calibrated_on_a_part_of_what_the_winner_is(
     attempt = Tuning.attempt
 
     def told(self: Tuning, *arguments: Any) -> Trial:
-        assert self.calibration is not None
-        sizes.append((len(self.calibration), len(self.tuning)))
+        assert self.drafts.calibration is not None
+        sizes.append((len(self.drafts.calibration), len(self.tuning)))
         return attempt(self, *arguments)
 
     monkeypatch.setattr(Tuning, "attempt", told)
