@@ -31,7 +31,7 @@ import onnx
 from models import mobilenet_v2, transformer
 from onnx import TensorProto, helper, numpy_helper
 
-from gate import calibrate, diagnose, recipes
+from gate import calibrate, diagnose, examples, recipes
 from gate.backends.onnxruntime import BACKEND
 from gate.diagnosis import LayerError
 from gate.examples import digits
@@ -234,7 +234,7 @@ def batches(case: Case) -> Iterator[Batch]:
 
 def real(start: int) -> Feeds:
     """Digits."""
-    with np.load(digits.policies() / "digits" / "calibration.npz") as archive:
+    with np.load(examples.policies() / "digits" / "calibration.npz") as archive:
         return {"image": archive["image"][start : start + AT_A_TIME]}
 
 

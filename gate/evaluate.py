@@ -1,25 +1,20 @@
 """One loop over fixed batches that runs both models, and the rows that it leaves."""
 
-import io
 import math
-import os
-import zipfile
-import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 
-from gate.errors import BaselineError, EvaluationError, RecordError
+from gate.errors import BaselineError, EvaluationError
 from gate.metrics import Metric
 from gate.policy import Budget, ExpectFp32
 from gate.records import Baseline
 from gate.stopping import chance
 from gate.tasks import BoundTask
-from gate.values import Array, Batch, Evaluation, Rows, Split
+from gate.values import Array, Batch, Evaluation, Rows, Split, Values, finite, joined
 
 Give = Callable[[Batch], Mapping[str, Array]]
 """What a model gives for a batch: outputs by name, (B, …)."""
@@ -46,16 +41,16 @@ class Evaluated:
 class _Collected:
     """What grows with each batch; concatenated once, at the end."""
 
-    fp32: dict[str, list[Array]] = field(default_factory=dict)
-    int8: dict[str, list[Array]] = field(default_factory=dict)
-    own: dict[str, list[Array]] = field(default_factory=dict)
+    fp32: dict[str, list[Values]] = field(default_factory=dict)
+    int8: dict[str, list[Values]] = field(default_factory=dict)
+    own: dict[str, list[Values]] = field(default_factory=dict)
     broken: list[str] = field(default_factory=list)
     sample: dict[str, list[Array]] = field(default_factory=dict)
 
     def last(self) -> "_Collected":
         """The newest batch alone."""
 
-        def newest(side: Mapping[str, list[Array]]) -> dict[str, list[Array]]:
+        def newest(side: Mapping[str, list[Values]]) -> dict[str, list[Values]]:
             return {name: rows[-1:] for name, rows in side.items()}
 
         return _Collected(newest(self.fp32), newest(self.int8), newest(self.own), self.broken)
@@ -144,8 +139,7 @@ def _observe(
     _demand_finite(reference, batch)
     outputs = int8(batch)
     scores = _scores(task, outputs, batch)
-    into.broken.extend(batch.ids[~_finite(scores)].tolist())
-    assert batch.targets is not None
+    into.broken.extend(batch.ids[~finite(scores)].tolist())
     for name, metric in observed.items():
         into.fp32.setdefault(name, []).append(metric.observe(reference, batch.targets, None))
         into.int8.setdefault(name, []).append(metric.observe(scores, batch.targets, reference))
@@ -160,7 +154,7 @@ def _observe(
         into.sample.setdefault(f"output/{name}", []).append(values[here])
 
 
-def _scores(task: BoundTask, outputs: Mapping[str, Array], batch: Batch) -> Array:
+def _scores(task: BoundTask, outputs: Mapping[str, Array], batch: Batch) -> Values:
     _demand_rows(outputs, batch)
     return task.decode(outputs)
 
@@ -175,13 +169,8 @@ def _demand_rows(outputs: Mapping[str, Array], batch: Batch) -> None:
             )
 
 
-def _finite(scores: Array) -> Array:
-    """(B,) of bool."""
-    return np.asarray(np.isfinite(scores).reshape(len(scores), -1).all(axis=1))
-
-
-def _demand_finite(scores: Array, batch: Batch) -> None:
-    broken = batch.ids[~_finite(scores)]
+def _demand_finite(scores: Values, batch: Batch) -> None:
+    broken = batch.ids[~finite(scores)]
     if len(broken):
         named = ", ".join(broken[:_NAMED])
         raise EvaluationError(
@@ -197,7 +186,7 @@ def _evaluation(split: Split, collected: _Collected, start: int, end: int) -> Ev
     return replace(
         whole,
         ids=whole.ids[part],
-        targets=whole.targets[part],
+        targets=None if whole.targets is None else whole.targets[part],
         slices={name: values[part] for name, values in whole.slices.items()},
         unit=None if whole.unit is None else whole.unit[part],
         fp32={name: Rows(rows) for name, rows in _joined(collected.fp32).items()},
@@ -209,8 +198,9 @@ def _evaluation(split: Split, collected: _Collected, start: int, end: int) -> Ev
 
 def without_rows(split: Split) -> Evaluation:
     """What is known of a split before any model has run."""
-    assert split.targets is not None
-    target = {"target": split.targets} if split.targets.ndim == 1 else {}
+    target: dict[str, Array] = {}
+    if isinstance(split.targets, np.ndarray) and split.targets.ndim == 1:
+        target["target"] = split.targets
     return Evaluation(
         ids=split.ids,
         targets=split.targets,
@@ -232,8 +222,8 @@ def _problems(collected: _Collected, n: int) -> dict[str, str]:
     return dict.fromkeys(collected.int8, why)
 
 
-def _joined(parts: Mapping[str, list[Array]]) -> dict[str, Array]:
-    return {name: np.concatenate(arrays) for name, arrays in parts.items()}
+def _joined(parts: Mapping[str, list[Any]]) -> dict[str, Any]:
+    return {name: joined(arrays) for name, arrays in parts.items()}
 
 
 def demand_baseline(
@@ -290,88 +280,3 @@ def demand_no_slack(
                 f"{own:.4f}: held against the worse one, INT8 would look better than it is. Leave "
                 "--reference out, or name the model that the candidate was made from"
             )
-
-
-# ── rows.npz ──────────────────────────────────────────────────────────────────────────────
-
-
-def save_arrays(path: Path, arrays: Mapping[str, Array]) -> None:
-    """Write an npz; the same arrays give the same bytes.
-
-    `numpy.savez` takes names as keyword arguments, which not every output name can be.
-    """
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-        for name in sorted(arrays):
-            buffer = io.BytesIO()
-            np.lib.format.write_array(buffer, np.asarray(arrays[name]), allow_pickle=False)
-            entry = zipfile.ZipInfo(name + ".npy", date_time=(1980, 1, 1, 0, 0, 0))
-            entry.compress_type = zipfile.ZIP_DEFLATED
-            archive.writestr(entry, buffer.getvalue())
-
-
-def rows_of(evaluation: Evaluation) -> dict[str, Array]:
-    """The arrays of `rows.npz`: id, target, unit, `slice/…`, `fp32/…` and `int8/…` rows."""
-    arrays = {"id": evaluation.ids, "target": evaluation.targets}
-    if evaluation.unit is not None:
-        arrays["unit"] = evaluation.unit
-    arrays |= {f"slice/{name}": values for name, values in evaluation.slices.items()}
-    arrays |= {f"fp32/{name}": rows.values for name, rows in evaluation.fp32.items()}
-    arrays |= {f"int8/{name}": rows.values for name, rows in evaluation.int8.items()}
-    arrays |= {f"problem/{name}": np.array(why) for name, why in evaluation.problems.items()}
-    return arrays
-
-
-def load_arrays(path: os.PathLike[str]) -> dict[str, Array]:
-    """The arrays of an npz that a run wrote, `id` among them: (N,) of different texts.
-
-    Raises:
-        RecordError: the file is missing or damaged.
-    """
-    try:
-        with Path(path).open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
-            arrays: dict[str, Any] = dict(archive)
-        ids = arrays["id"]
-        if ids.ndim != 1 or ids.dtype.kind != "U" or len(np.unique(ids)) != len(ids):
-            raise ValueError("its ids are no list of different texts")  # noqa: TRY301
-    except (
-        OSError,
-        ValueError,
-        KeyError,
-        TypeError,
-        EOFError,
-        NotImplementedError,
-        zipfile.BadZipFile,
-        zlib.error,
-    ) as error:
-        raise RecordError(
-            f"{path} is missing or damaged: {error}. Fetch it again, or run the gate again"
-        ) from error
-    return arrays
-
-
-def load_rows(path: os.PathLike[str]) -> Evaluation:
-    """The evaluation that `rows_of` described.
-
-    Raises:
-        RecordError: the file is missing or damaged.
-    """
-    arrays = load_arrays(path)
-    if "target" not in arrays:
-        raise RecordError(f"{path} is damaged: it has no targets. Run the gate again")
-    return Evaluation(
-        ids=arrays["id"],
-        targets=arrays["target"],
-        slices=_under(arrays, "slice/"),
-        unit=arrays.get("unit"),
-        fp32={name: Rows(values) for name, values in _under(arrays, "fp32/").items()},
-        int8={name: Rows(values) for name, values in _under(arrays, "int8/").items()},
-        problems={name: str(why) for name, why in _under(arrays, "problem/").items()},
-    )
-
-
-def _under(arrays: Mapping[str, Array], prefix: str) -> dict[str, Array]:
-    return {
-        name.removeprefix(prefix): values
-        for name, values in arrays.items()
-        if name.startswith(prefix)
-    }

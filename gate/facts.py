@@ -53,9 +53,16 @@ def _notices(record: GateRecord) -> Iterator[str]:
         )
     if record.stage == "release" and record.ledger == "none":
         yield "No ledger counted this attempt (ledger: none): this cannot be promoted."
-    if record.splits.held_out.duplicates:
-        duplicates = wording.plural(record.splits.held_out.duplicates, "duplicate")
+    yield from _of_data(record.splits.held_out)
+
+
+def _of_data(held_out: SplitInfo) -> Iterator[str]:
+    if held_out.duplicates:
+        duplicates = wording.plural(held_out.duplicates, "duplicate")
         yield f"The held-out set contains {duplicates}: it says less than its size suggests."
+    if held_out.missing:
+        missing = wording.plural(held_out.missing, "held-out image")
+        yield f"Left out, as `may_miss` allows: {missing} that did not decode."
 
 
 def _unseen(record: GateRecord) -> Iterator[str]:
@@ -155,7 +162,9 @@ def _split(split: SplitInfo) -> str:
     text += f" (sha256 {wording.short(split.sha256)})"
     if split.units is not None:
         text += f", {wording.plural(split.units, 'independent unit')}"
-    return f"{text}, {wording.plural(split.duplicates, 'duplicate')}" if split.duplicates else text
+    if split.duplicates:
+        text += f", {wording.plural(split.duplicates, 'duplicate')}"
+    return f"{text}, {split.missing} left out that did not decode" if split.missing else text
 
 
 def _seen_of(record: GateRecord) -> str:

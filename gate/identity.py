@@ -4,7 +4,8 @@ Nothing here depends on a file's format, on the order of its rows, or on the mac
 
 - hash of a row: sha256 of the names, dtypes and shapes of its columns, then their little-endian
   C-order bytes, both in the order of the names; text counts as UTF-32-LE without padding, with
-  its length before it, and minus zero as zero.
+  its length before it, and minus zero as zero. An encoded image is its length and its bytes; an
+  entry of rows is how many there are, and their bytes.
 - id of an example that brings none: `x` and the first 16 hex digits of its inputs' hash; what
   occurs again gets `-2`, `-3`, … in the order of its other columns' values.
 - digest of a split: sha256 of the sorted hashes of every example's id, inputs' hash and target.
@@ -18,16 +19,15 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
-from gate.values import Array
+from gate.values import Array, Ragged, Values
+
+_KINDS = {"U": "text", "O": "bytes"}
 
 
-def hash_rows(columns: Mapping[str, Array]) -> Array:
+def hash_rows(columns: Mapping[str, Values]) -> Array:
     """Columns (B, …) by name -> (B, 32) uint8, one sha256 a row."""
     named = sorted(columns.items())
-    meaning = [
-        [name, "text" if column.dtype.kind == "U" else column.dtype.name, column.shape[1:]]
-        for name, column in named
-    ]
+    meaning = [[name, _kind(column), column.shape[1:]] for name, column in named]
     start = hashlib.sha256(json.dumps(meaning).encode())
     hashes = bytearray()
     for cells in zip(*(_row_bytes(column) for _, column in named), strict=True):
@@ -38,19 +38,19 @@ def hash_rows(columns: Mapping[str, Array]) -> Array:
     return np.frombuffer(bytes(hashes), dtype=np.uint8).reshape(-1, 32)
 
 
-def lots(columns: Mapping[str, Array], seed: int, purpose: str) -> Array:
+def lots(columns: Mapping[str, Values], seed: int, purpose: str) -> Array:
     """Columns (B, …) by name -> (B,) keys to sort by: a lottery that no order of rows decides."""
     salt = np.array([f"{seed} {purpose}"])
     return keys(hash_rows(dict(columns) | {"": salt.repeat(len(next(iter(columns.values()))))}))
 
 
-def digest(ids: Array, hashes: Array, targets: Array | None) -> str:
+def digest(ids: Array, hashes: Array, targets: Values | None) -> str:
     """Hex digest of a split: ids (N,), inputs' hashes (N, 32), targets (N, …) where it has any."""
     columns = {"id": ids, "inputs": hashes} | ({} if targets is None else {"target": targets})
     return hashlib.sha256(np.sort(keys(hash_rows(columns))).tobytes()).hexdigest()
 
 
-def population(hashes: Array, targets: Array | None) -> str:
+def population(hashes: Array, targets: Values | None) -> str:
     """Hex digest of examples whatever they are called: their inputs (N, 32) and targets alone."""
     columns = {"inputs": hashes} | ({} if targets is None else {"target": targets})
     return hashlib.sha256(np.sort(keys(hash_rows(columns))).tobytes()).hexdigest()
@@ -86,8 +86,21 @@ def distinct(labels: Array, ties: Sequence[Array]) -> Array:
     return ids
 
 
-def _row_bytes(block: Array) -> Iterator[bytes | memoryview]:
+def _kind(column: Values) -> str:
+    """What the values mean, whatever the machine calls it."""
+    if isinstance(column, Ragged):
+        return f"rows of {column.dtype.name}"
+    return _KINDS.get(column.dtype.kind, column.dtype.name)
+
+
+def _row_bytes(block: Values) -> Iterator[bytes | memoryview]:
     """Each row's canonical bytes."""
+    if isinstance(block, Ragged):
+        yield from _row_entries(block)
+        return
+    if block.dtype.kind == "O":
+        yield from (len(cell).to_bytes(8, "little") + cell for cell in block)
+        return
     little = np.ascontiguousarray(block, dtype=block.dtype.newbyteorder("<"))
     if block.dtype.kind == "U":
         yield from _row_texts(little)
@@ -98,6 +111,14 @@ def _row_bytes(block: Array) -> Iterator[bytes | memoryview]:
     size = len(data) // max(1, len(block))
     for row in range(len(block)):
         yield data[row * size : (row + 1) * size]
+
+
+def _row_entries(block: Ragged) -> Iterator[bytes]:
+    """Every entry with its number of rows before it."""
+    for index, size in enumerate(block.sizes.tolist()):
+        entry = block.entry(index)
+        little = np.ascontiguousarray(entry, dtype=entry.dtype.newbyteorder("<")) + 0
+        yield size.to_bytes(8, "little") + little.tobytes()
 
 
 def _row_texts(block: Array) -> Iterator[bytes]:

@@ -11,16 +11,38 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from gate.values import Array, Rows
+from gate.values import Array, Ragged, Rows, Values
+
+
+@dataclass(frozen=True, slots=True)
+class Traits:
+    """What is known of a metric by its name, before any model or data are."""
+
+    proportion: bool = False
+    """Whether it is a 0/1 an example."""
+    relative: bool = False
+    """Whether it compares INT8 with FP32 in itself."""
+    higher_is_better: bool = True
+    low: float | None = 0.0
+    """The least value it can have; None where nothing bounds it."""
+    high: float | None = 1.0
+    """The largest; None where nothing bounds it."""
+
+    @property
+    def is_share(self) -> bool:
+        """Whether its values lie in 0..1."""
+        return (self.low, self.high) == (0.0, 1.0)
 
 
 class Observe(Protocol):
     """Turns a batch into rows."""
 
-    def __call__(self, scores: Array, targets: Array, reference: Array | None) -> Array:
-        """Decoded scores (B, C), targets (B,) or (B, L), the FP32 model's scores -> (B, k).
+    def __call__(self, scores: Any, targets: Any, reference: Any | None) -> Values:
+        """What was decoded of B examples, their targets, what FP32 gave -> their rows.
 
-        `reference` is None while the reference itself is observed.
+        Classification decodes scores (B, C) and has targets (B,) or (B, L); other tasks say
+        themselves. `targets` is None where there are no labels, and `reference` while the
+        reference itself is observed.
         """
 
 
@@ -66,7 +88,9 @@ class Metric:
         """(N, k): rows that agree in it have the same value."""
         if self.sees is not None:
             return self.sees(rows)
-        return rows.values if self.per_example is None else self.per_example(rows)[:, np.newaxis]
+        if self.per_example is not None:
+            return self.per_example(rows)[:, np.newaxis]
+        return rows.values.digests if isinstance(rows.values, Ragged) else rows.values
 
     def worse(self, reference: Any, int8: Any) -> Any:
         """How much worse INT8 is, elementwise: positive is worse."""

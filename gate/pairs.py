@@ -11,7 +11,7 @@ import numpy as np
 from gate.metrics import Metric
 from gate.records import Counts
 from gate.statistics import jackknife
-from gate.values import Array, Rows
+from gate.values import Array, Rows, finite
 
 POINT_ESTIMATE = "point estimate"
 UNDEFINED = "undefined"
@@ -126,15 +126,15 @@ class Pairs:
         return value if math.isfinite(value) else None
 
     def _number(self, rows: Rows) -> float:
-        if len(rows) == 0 or not np.isfinite(rows.values).all():
+        if len(rows) == 0 or not finite(rows.values).all():
             return math.nan
         return float(self.metric.summarize(rows))
 
     def _why(self) -> str:
         """Why there is no value."""
-        if not np.isfinite(self.fp32.values).all():
+        if not finite(self.fp32.values).all():
             return f"{self.metric.name} has no value: the FP32 model gives NaN or Inf"
-        if self.problem is not None or not np.isfinite(self.int8.values).all():
+        if self.problem is not None or not finite(self.int8.values).all():
             problem = self.problem or "the INT8 model gives NaN or Inf"
             return f"{self.metric.name} has no value: {problem}"
         n = len(self.int8)

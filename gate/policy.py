@@ -6,9 +6,7 @@ from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     ValidationInfo,
     model_validator,
@@ -16,6 +14,7 @@ from pydantic import (
 
 from gate import recipes
 from gate.door import unknown
+from gate.sources import DataSource, Decode, Preprocess, Strict
 
 Threshold = Literal["max_drop", "max_relative_drop", "at_least", "at_most", "max_ratio"]
 THRESHOLDS: tuple[Threshold, ...] = (
@@ -27,7 +26,6 @@ THRESHOLDS: tuple[Threshold, ...] = (
 )
 Scalar = str | int | float | bool
 Fraction = Annotated[float, Field(gt=0, lt=1)]
-Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 MODEL_URIS = ("models:/", "runs:/")
 """How the address of a model in MLflow begins."""
 WRITTEN = "written by a person"
@@ -43,51 +41,7 @@ class PlacedError(ValueError):
         self.loc = loc
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True
-    )
-
-
-class DataSource(_Strict):
-    """Where a split lies."""
-
-    path: str
-    """A local path, relative to the policy file."""
-    format: str | None = None
-    """A key of `gate.formats`, where the file's name does not tell."""
-    limit: int | None = Field(default=None, gt=0)
-    """Take a sample of this many examples, drawn with `judge.seed`; never the first ones."""
-    sha256: Sha256 | None = None
-    """Pin: the file's sha256, or the content digest of all its examples (the record's, without
-    `limit`)."""
-
-
-class Preprocess(_Strict):
-    """What happens to a raw value before it enters the model: `(raw * scale - mean) / std`."""
-
-    scale: float = 1.0
-    """Multiplies the raw value first; 0.00392156862745098 brings bytes to 0..1."""
-    mean: tuple[float, ...] = ()
-    """Subtracted, one value or one per channel."""
-    std: tuple[Annotated[float, Field(gt=0)], ...] = ()
-    """Divides, one value or one per channel."""
-    to_channels_first: bool = False
-    """Turn (N, H, W, C) data into (N, C, H, W)."""
-
-
-class Decode(_Strict):
-    """How outputs become predictions."""
-
-    name: str = Field(alias="as")
-    """A decoder of the task: `logits` or `probabilities` for classification."""
-    output: str | None = None
-    """The model output to read, where there are several."""
-
-    model_config = ConfigDict(populate_by_name=True, serialize_by_alias=True)
-
-
-class ExpectFp32(_Strict):
+class ExpectFp32(Strict):
     """What training reported for the FP32 model, checked before any comparison."""
 
     metrics: dict[str, float]
@@ -111,7 +65,7 @@ class ExpectFp32(_Strict):
         return self
 
 
-class Budget(_Strict):
+class Budget(Strict):
     """One limit on one metric."""
 
     metric: str
@@ -188,11 +142,12 @@ def _full_decode(value: Any, info: ValidationInfo) -> Any:
     if isinstance(value, str):
         return {"as": value}
     if isinstance(value, Mapping) and "name" in value and info.context == WRITTEN:
-        raise PlacedError(unknown("key", "name", ("as", "output")), "name")
+        known = ("as", *(key for key in Decode.model_fields if key != "name"))
+        raise PlacedError(unknown("key", "name", known), "name")
     return value
 
 
-class Build(_Strict):
+class Build(Strict):
     """How the release is made."""
 
     candidate: str | None = None
@@ -221,7 +176,7 @@ class Build(_Strict):
         return self
 
 
-class Judge(_Strict):
+class Judge(Strict):
     """What the release must meet."""
 
     held_out: DataSource
@@ -267,7 +222,7 @@ def _whole(value: Any) -> Any:
     return value
 
 
-class Policy(_Strict):
+class Policy(Strict):
     """A model's accuracy budget and how its release is built."""
 
     version: Annotated[Literal[1], BeforeValidator(_whole)]

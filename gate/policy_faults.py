@@ -14,14 +14,12 @@ from gate.errors import Mark
 from gate.policy import (
     Budget,
     Build,
-    DataSource,
-    Decode,
     Judge,
     PlacedError,
     Policy,
-    Preprocess,
 )
 from gate.recipes import UnknownRecipeError
+from gate.sources import DataSource, Decode, Preprocess
 from gate.strict_yaml import Document, Loc
 
 Finding = tuple[Mark, str]

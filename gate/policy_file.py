@@ -12,6 +12,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from gate import remote
 from gate.errors import Mark, PolicyError
 from gate.policy import MODEL_URIS, WRITTEN, Policy
 from gate.policy_faults import Finding, dotted, faults, shown
@@ -19,6 +20,7 @@ from gate.strict_yaml import Document, Loc, Node, load, merge
 
 _DATA = (("build", "calibration"), ("build", "tuning"), ("judge", "held_out"))
 _MODELS = (("build", "candidate"), ("judge", "anchor"))
+_TOKENIZER = ("build", "preprocess", "tokenizer", "file")
 _URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
 
 
@@ -182,7 +184,8 @@ def _rebased(root: Node, folder: PurePosixPath) -> Node:
             return value
         return str(folder / value)
 
-    places = [*((*loc, "path") for loc in _DATA), *_MODELS]
+    data = [(*loc, name) for loc in _DATA for name in ("path", "images")]
+    places = [*data, *_MODELS, _TOKENIZER]
     return reduce(lambda node, loc: _changed(node, loc, rebase), places, root)
 
 
@@ -218,7 +221,7 @@ def _frozen(value: Any) -> Any:
 
 def _addresses(written: Document) -> list[Finding]:
     """Paths that are empty, or URIs that this version does not read."""
-    data = [_data_address(written, (*loc, "path")) for loc in _DATA]
+    data = [_data_address(written, (*loc, name)) for loc in _DATA for name in ("path", "images")]
     models = [_model_address(written, loc) for loc in _MODELS]
     return [finding for finding in (*data, *models) if finding]
 
@@ -227,13 +230,10 @@ def _data_address(written: Document, loc: Loc) -> Finding | None:
     text = written.value(*loc)
     if text == "":
         return written.mark(*loc), f"{dotted(loc)} is empty; write a file's path"
-    if isinstance(text, str) and _URI.match(text):
-        return (
-            written.mark(*loc),
-            f"{shown(text)} is a URI, and this version reads local files only; "
-            "fetch the data first and write its path",
-        )
-    return None
+    if not isinstance(text, str) or not remote.is_uri(text):
+        return None
+    wrong = remote.problem(text)
+    return wrong and (written.mark(*loc), f"{shown(text)} {wrong}")
 
 
 def _model_address(written: Document, loc: Loc) -> Finding | None:

@@ -1,6 +1,6 @@
 """What can be known to be wrong before any work: names, ranges, files and columns.
 
-For data only file headers are read, and no model is opened.
+For data only file headers are read, and no model is opened; what is behind a URI is fetched.
 """
 
 import os
@@ -10,19 +10,21 @@ from itertools import combinations
 from pathlib import Path
 from typing import Protocol
 
-from gate import formats, tasks
+from gate import formats, remote, tasks
 from gate.door import unknown
 from gate.errors import DataError, UsageError
-from gate.metrics import MODEL_METRICS, PROCESS_METRICS
-from gate.policy import MODEL_URIS, Budget, DataSource, ExpectFp32
+from gate.metrics import MODEL_METRICS, PROCESS_METRICS, Traits
+from gate.policy import MODEL_URIS, Budget, ExpectFp32
 from gate.policy_faults import Finding
 from gate.policy_file import LoadedPolicy, raise_all
+from gate.sources import DataSource
 from gate.stopping import unstoppable
 from gate.strict_yaml import Loc
 from gate.tasks import Task
 
 _NO_SLICES = ("id", "unit")
 _PERCENT = 100
+_MET_BY_ALL = (("at_least", 0.0), ("at_most", 1.0))
 _UNITS = {
     "latency_p50": "milliseconds",
     "latency_p95": "milliseconds",
@@ -51,12 +53,8 @@ class Unsupported(Protocol):
 class _Kind:
     """What a metric is, as far as its name tells."""
 
-    proportion: bool
-    relative: bool
+    traits: Traits
     artifact: bool
-    higher_is_better: bool
-    is_share: bool
-    """Whether its values lie in 0..1."""
 
 
 def preflight(
@@ -114,23 +112,11 @@ def _names(loaded: LoadedPolicy, unsupported: Unsupported) -> Iterator[Finding]:
 def _kind(task: Task, metric: str) -> _Kind | None:
     """None where no metric has that name."""
     if metric in MODEL_METRICS:
-        return _Kind(
-            proportion=False,
-            relative=False,
-            artifact=True,
-            higher_is_better=MODEL_METRICS[metric].higher_is_better,
-            is_share=metric == "int8_share",
-        )
-    proportion = task.proportion(metric)
-    if proportion is None:
-        return None
-    return _Kind(
-        proportion=proportion,
-        relative=task.relative(metric),
-        artifact=False,
-        higher_is_better=task.higher_is_better(metric),
-        is_share=task.share(metric),
-    )
+        better_high = MODEL_METRICS[metric].higher_is_better
+        high = 1.0 if metric == "int8_share" else None
+        return _Kind(Traits(higher_is_better=better_high, high=high), artifact=True)
+    traits = task.traits(metric)
+    return None if traits is None else _Kind(traits, artifact=False)
 
 
 def _budget(
@@ -143,10 +129,10 @@ def _budget(
         return
     reason = unsupported(
         budget,
-        proportion=kind.proportion,
-        relative=kind.relative,
+        proportion=kind.traits.proportion,
+        relative=kind.traits.relative,
         artifact=kind.artifact,
-        higher_is_better=kind.higher_is_better,
+        higher_is_better=kind.traits.higher_is_better,
     )
     # what has a finding of its own, with better words, is not told twice
     if reason is not None and budget.against == "fp32":
@@ -157,7 +143,7 @@ def _budget(
         text = f"{budget.metric} is one number of the whole model, it has no slices; delete `{key}`"
         yield loaded.key_mark(*loc, key), text
     if loaded.policy.judge.stopping == "early":
-        held_up = unstoppable(budget, proportion=kind.proportion, artifact=kind.artifact)
+        held_up = unstoppable(budget, proportion=kind.traits.proportion, artifact=kind.artifact)
         if held_up is not None:
             yield loaded.mark(*loc, "metric"), held_up
     if kind.artifact and budget.min_examples > 1:
@@ -170,7 +156,7 @@ def _budget(
 
 def _out_of_range(budget: Budget, kind: _Kind) -> str | None:
     """Why a threshold can never be met, or always is by its kind."""
-    share = kind.is_share
+    share = kind.traits.is_share
     what = f"{budget.threshold} of {budget.metric}"
     if budget.threshold == "max_drop" and share and budget.limit >= 1:
         return f"{what} is a share of all examples, below 1, not {budget.limit:g}" + _percent(
@@ -183,17 +169,23 @@ def _out_of_range(budget: Budget, kind: _Kind) -> str | None:
 
 def _no_value(budget: Budget, kind: _Kind, what: str) -> str | None:
     """Why a limit on the value itself is none that a model could be on either side of."""
-    share = kind.is_share
-    if share and not 0 <= budget.limit <= 1:
+    if kind.traits.is_share and not 0 <= budget.limit <= 1:
         return f"{what} is a share, from 0 to 1, not {budget.limit:g}" + _percent(budget.limit)
-    if share and (budget.threshold, budget.limit) in (("at_least", 0.0), ("at_most", 1.0)):
+    if kind.traits.is_share and (budget.threshold, budget.limit) in _MET_BY_ALL:
         return f"{what}, a share, is met by every model at {budget.limit:g}"
-    if not kind.artifact and budget.threshold == "at_most" and budget.limit < 0:
-        return f"{what} is never below 0, so {budget.limit:g} can not be met"
     if budget.metric in PROCESS_METRICS and budget.limit <= 0:
         return f"{what} is in {_UNITS[budget.metric]}, above 0, not {budget.limit:g}"
     if budget.metric == "size" and budget.limit < 0:
         return f"{what} is in bytes, 0 or more, not {budget.limit:g}"
+    return None if kind.artifact else _beyond(budget, kind.traits, what)
+
+
+def _beyond(budget: Budget, traits: Traits, what: str) -> str | None:
+    """Why no value of the metric could meet the limit."""
+    if budget.threshold == "at_most" and traits.low is not None and budget.limit < traits.low:
+        return f"{what} is never below {traits.low:g}, so {budget.limit:g} can not be met"
+    if budget.threshold == "at_least" and traits.high is not None and budget.limit > traits.high:
+        return f"{what} is never above {traits.high:g}, so {budget.limit:g} can not be met"
     return None
 
 
@@ -205,19 +197,21 @@ def _percent(value: float) -> str:
 def _expected(loaded: LoadedPolicy, task: Task, expected: ExpectFp32) -> Iterator[Finding]:
     for metric, value in expected.metrics.items():
         loc = ("judge", "expect_fp32", metric)
-        problem = _not_fp32(task, metric)
-        if problem is not None:
-            yield loaded.key_mark(*loc), problem
-        elif loaded.policy.judge.stopping == "early" and not task.proportion(metric):
+        traits, problem = task.traits(metric), _not_fp32(task, metric)
+        if problem is not None or traits is None:
+            yield loaded.key_mark(*loc), problem or ""
+        elif loaded.policy.judge.stopping == "early" and not traits.proportion:
             text = (
                 f"{metric} is no proportion of examples, so a part of them does not show whether "
                 "FP32 is as expected: expect accuracy, or write `stopping: full`"
             )
             yield loaded.key_mark(*loc), text
-        elif task.share(metric) and not 0 <= value <= 1:
+        elif traits.is_share and not 0 <= value <= 1:
             text = f"{metric} is a share, from 0 to 1, not {value:g}{_percent(value)}"
             yield loaded.mark(*loc), text
-    if expected.within >= 1 and any(map(task.share, expected.metrics)):
+    if expected.within >= 1 and any(
+        traits.is_share for traits in map(task.traits, expected.metrics) if traits
+    ):
         yield (
             loaded.mark("judge", "expect_fp32", "within"),
             f"within {expected.within:g} accepts any share, so nothing is checked"
@@ -228,10 +222,10 @@ def _expected(loaded: LoadedPolicy, task: Task, expected: ExpectFp32) -> Iterato
 def _not_fp32(task: Task, metric: str) -> str | None:
     """Why FP32 alone has no value of a metric."""
     kind = _kind(task, metric)
-    alone = tuple(name for name in task.known if not task.relative(name))
+    alone = tuple(name for name, traits in task.known.items() if not traits.relative)
     if kind is None:
         return unknown("metric", metric, alone)
-    if kind.artifact or kind.relative:
+    if kind.artifact or kind.traits.relative:
         reason = "is no metric of predictions" if kind.artifact else "compares INT8 with FP32"
         return f"{metric} {reason}: FP32 alone has no such value. Known: {', '.join(alone)}"
     return None
@@ -272,13 +266,18 @@ def _candidate(loaded: LoadedPolicy) -> Iterator[Finding]:
 
 def _files(loaded: LoadedPolicy) -> Iterator[Finding]:
     """Formats that are not known, files that are missing, and files with two roles."""
-    sources = _sources(loaded)
-    for loc, source in sources.items():
-        if not os.path.exists(loaded.resolve(source.path)):
+    found: dict[Loc, Path] = {}
+    for loc, source in _sources(loaded).items():
+        try:
+            found[loc] = remote.local(source.path, loaded.base)
+        except UsageError as error:
+            yield loaded.mark(*loc, "path"), str(error)
+            continue
+        if not found[loc].exists():
             yield loaded.mark(*loc, "path"), _absent(loaded, source.path)
-        yield from _format(loaded, loc, source)
-    for first, second in combinations(sources, 2):
-        if _same(loaded.resolve(sources[first].path), loaded.resolve(sources[second].path)):
+        yield from _format(loaded, loc, source, found[loc])
+    for first, second in combinations(found, 2):
+        if _same(found[first], found[second]):
             yield (
                 loaded.mark(*second, "path"),
                 f"{'.'.join(map(str, second))} is the same file as {'.'.join(map(str, first))}; "
@@ -303,9 +302,11 @@ def _absent(loaded: LoadedPolicy, path: str) -> str:
     )
 
 
-def _format(loaded: LoadedPolicy, loc: Loc, source: DataSource) -> Iterator[Finding]:
+def _format(
+    loaded: LoadedPolicy, loc: Loc, source: DataSource, path: Path
+) -> Iterator[Finding]:
     try:
-        formats.of(loaded.resolve(source.path), source.format)
+        formats.of(path, source.format)
     except UsageError as error:
         yield loaded.mark(*loc, "format" if source.format else "path"), str(error)
 
@@ -320,8 +321,8 @@ def _same(first: Path, second: Path) -> bool:
 def _columns(loaded: LoadedPolicy) -> list[Finding]:
     """Slice columns that the held-out data lack; nothing where the data cannot be opened."""
     source = loaded.policy.judge.held_out
-    path = loaded.resolve(source.path)
     try:
+        path = remote.local(source.path, loaded.base)
         shapes = formats.of(path, source.format).columns(path) if os.path.exists(path) else None
     except UsageError:
         return []

@@ -1,22 +1,60 @@
 """Brings raw values into what the model takes, and refuses data that do not fit its inputs.
 
-Which data fit is known from shapes and dtypes alone, before anything runs. There is no silent
-cast: only a policy's `preprocess` converts, and only to float32.
+Which data fit is known from shapes and dtypes before anything runs, but for images of sizes that
+only decoding tells. There is no silent cast: only a policy's `preprocess` converts, and only to
+float32.
 """
 
 import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from gate import pictures, tokens
 from gate.errors import DataError, UsageError
-from gate.policy import Preprocess
+from gate.sources import Preprocess
 from gate.values import Array, Column, TensorSpec
 
 _IMAGE_AXES = 3
+_CHANNELS = (1, 3)
+_ENCODED = "encoded image"
+_FIRST_FIELDS = {"scale", "mean", "std", "to_channels_first"}
+
+
+Prepare = Callable[[Mapping[str, Array]], Mapping[str, Array]]
+"""Raw values (B, …) by column to what the model takes, (B, …) by input, contiguous."""
+
+
+def raw_names(
+    columns: Mapping[str, Column], inputs: Sequence[TensorSpec], preprocess: Preprocess | None
+) -> tuple[str, ...]:
+    """The columns that a model is fed from, whether or not there are such.
+
+    Raises:
+        UsageError: several columns hold encoded images, and nothing tells which one is meant.
+    """
+    if preprocess is not None and preprocess.tokenizer is not None:
+        return tokens.columns(preprocess.tokenizer, inputs)
+    names = tuple(spec.name for spec in inputs)
+    if preprocess is None or len(names) != 1:
+        return names
+    return (preprocess.image or _image_column(columns, names[0]),)
+
+
+def _image_column(columns: Mapping[str, Column], wanted: str) -> str:
+    encoded = [name for name, column in columns.items() if pictures.is_encoded(column)]
+    if wanted in columns or not encoded:
+        return wanted
+    if len(encoded) > 1:
+        raise UsageError(
+            f"columns {', '.join(map(repr, encoded))} hold encoded images, and the model's input "
+            f"is {wanted!r}: name one in `build.preprocess` as `image:`"
+        )
+    return encoded[0]
 
 
 def fit(
@@ -24,10 +62,12 @@ def fit(
     columns: Mapping[str, Column],
     inputs: Sequence[TensorSpec],
     preprocess: Preprocess | None,
-) -> Callable[[Array], Array]:
-    """What turns a raw batch (B, …) of an input into what the model takes, contiguous.
+    home: Path = Path(),
+) -> Prepare:
+    """What turns raw values into what the model takes.
 
-    `columns` holds a column for every one of `inputs`; `where` begins every message.
+    `columns` are those that `raw_names` tells; `where` begins every message; files that
+    `preprocess` names are relative to `home`.
 
     Raises:
         UsageError: `preprocess` is given and the model has several inputs.
@@ -37,36 +77,58 @@ def fit(
     if preprocess is None:
         for spec in inputs:
             column = columns[spec.name]
-            _check_dtype(where, spec, column, dtype_name(column.dtype))
-            _check_shape(where, spec, column.shape[1:])
-        return _plain
+            _check_dtype(where, spec, spec.name, column, dtype_name(column.dtype))
+            _check_shape(where, spec, spec.name, column.shape[1:])
+        return lambda raw: {name: _plain(values) for name, values in raw.items()}
+    if preprocess.tokenizer is not None:
+        told = preprocess.tokenizer
+        return tokens.fit(where, columns, inputs, told, home / told.file)
     if len(inputs) != 1:
         raise UsageError(
             f"`build.preprocess` is for models with one input; this one has {described(inputs)}: "
             "remove it, and save the data as the model takes them"
         )
-    return _fit_preprocess(where, columns[inputs[0].name], inputs[0], preprocess)
+    (taken,), (name,) = inputs, raw_names(columns, inputs, preprocess)
+    prepare = _fit_preprocess(where, name, columns[name], taken, preprocess)
+    return lambda raw: {taken.name: prepare(raw[name])}
 
 
 def for_tracing(
-    columns: Mapping[str, Column], names: Sequence[str], preprocess: Preprocess | None
-) -> Callable[[Array], Array]:
+    columns: Mapping[str, Column],
+    names: Sequence[str],
+    preprocess: Preprocess | None,
+    home: Path = Path(),
+) -> Prepare:
     """What `fit` gives for a model that is not exported yet: it takes what `preprocess` makes."""
+    if preprocess is not None and preprocess.tokenizer is not None:
+        specs = [TensorSpec(name=name, dtype="int64", shape=(None, None)) for name in names]
+        return fit("example inputs", columns, specs, preprocess, home)
     made = "float32" if preprocess else None
     specs = [
         TensorSpec(
             name=name,
             dtype=made or dtype_name(columns[name].dtype),
-            shape=(None,) * len(columns[name].shape),
+            shape=(None,) * _rank(columns[name]),
         )
         for name in names
     ]
     return fit("example inputs", columns, specs, preprocess)
 
 
+def _rank(column: Column) -> int:
+    """Axes of what enters the model; images are decoded into four."""
+    return 1 + _IMAGE_AXES if pictures.is_encoded(column) else len(column.shape)
+
+
 def digest(preprocess: Preprocess | None) -> str:
-    """sha256 of what happens to an input, kept apart from the hash of the data."""
-    told = preprocess.model_dump() if preprocess else None
+    """sha256 of what happens to an input, kept apart from the hash of the data.
+
+    Fields that are not given do not count, so that a new kind of step changes no earlier hash.
+    """
+    told = None
+    if preprocess:
+        told = preprocess.model_dump(include=_FIRST_FIELDS)
+        told |= preprocess.model_dump(exclude_defaults=True)
     return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
 
 
@@ -77,9 +139,13 @@ def described(inputs: Sequence[TensorSpec]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class _Prepare:
-    """`(raw * scale - mean) / std` in float32, then channels first: (B, …) -> (B, …)."""
+    """Drawn, `(value * scale - mean) / std` in float32, then channels first: (B, …) -> (B, …)."""
 
     where: str
+    name: str
+    spec: TensorSpec
+    draw: Preprocess | None
+    """Where images are decoded or change their pixels."""
     scale: Array
     mean: Array
     std: Array
@@ -87,8 +153,15 @@ class _Prepare:
     channels_first: bool
 
     def __call__(self, raw: Array) -> Array:
-        values = self._scaled(raw) if self.arithmetic else raw
+        values = pictures.batch(self.where, raw, self.draw) if self.draw else raw
+        if self.draw:
+            self._check_drawn(values.shape[1:])
+        values = self._scaled(values) if self.arithmetic else values
         return np.ascontiguousarray(values.transpose(0, 3, 1, 2) if self.channels_first else values)
+
+    def _check_drawn(self, drawn: tuple[int, ...]) -> None:
+        inner = _turned(drawn) if self.channels_first else drawn
+        _check_shape(self.where, self.spec, self.name, inner, drawn=True)
 
     def _scaled(self, raw: Array) -> Array:
         with np.errstate(all="ignore"):
@@ -110,34 +183,67 @@ def _plain(raw: Array) -> Array:
 
 
 def _fit_preprocess(
-    where: str, column: Column, spec: TensorSpec, preprocess: Preprocess
+    where: str, name: str, column: Column, spec: TensorSpec, preprocess: Preprocess
 ) -> _Prepare:
-    raw = column.shape[1:]
-    first = preprocess.to_channels_first
-    if first and len(raw) != _IMAGE_AXES:
+    encoded = pictures.is_encoded(column)
+    draws = encoded or preprocess.draws
+    raw = _drawn(where, name, column, preprocess) if draws else column.shape[1:]
+    first = preprocess.to_channels_first or preprocess.layout == "NCHW"
+    first |= encoded and preprocess.layout is None
+    if (first or preprocess.layout) and len(raw) != _IMAGE_AXES:
+        field = "to_channels_first" if preprocess.to_channels_first else "layout"
         raise DataError(
-            f"{where}: `to_channels_first` needs data (N, H, W, C), and column {spec.name!r} is "
+            f"{where}: `{field}` needs data (N, H, W, C), and column {name!r} is "
             f"{_dims(raw)}; remove it from `build.preprocess`"
         )
     moves_only = preprocess.scale == 1 and not preprocess.mean and not preprocess.std
-    arithmetic = not (moves_only and dtype_name(column.dtype) == spec.dtype)
-    if arithmetic and column.dtype.kind not in "biuf":
-        raise DataError(f"{where}: column {spec.name!r} is text; `build.preprocess` needs numbers")
-    result = "float32" if arithmetic else dtype_name(column.dtype)
-    _check_dtype(where, spec, column, result)
-    _check_shape(where, spec, (raw[2], raw[0], raw[1]) if first else raw)
+    stored = "uint8" if draws else dtype_name(column.dtype)
+    arithmetic = not (moves_only and stored == spec.dtype)
+    if arithmetic and not encoded and column.dtype.kind not in "biuf":
+        raise DataError(f"{where}: column {name!r} is text; `build.preprocess` needs numbers")
+    _check_dtype(where, spec, name, column, "float32" if arithmetic else stored)
+    _check_shape(where, spec, name, _turned(raw) if first else raw, drawn=draws)
+    last = draws or first or preprocess.layout is not None
     return _Prepare(
         where=where,
+        name=name,
+        spec=spec,
+        draw=preprocess if draws else None,
         scale=_float32(where, "scale", (preprocess.scale,)).reshape(()),
-        mean=_per_channel(where, "mean", preprocess.mean or (0.0,), raw, last=first),
-        std=_per_channel(where, "std", preprocess.std or (1.0,), raw, last=first),
+        mean=_per_channel(where, "mean", preprocess.mean or (0.0,), raw, last=last),
+        std=_per_channel(where, "std", preprocess.std or (1.0,), raw, last=last),
         arithmetic=arithmetic,
         channels_first=first,
     )
 
 
+def _drawn(where: str, name: str, column: Column, preprocess: Preprocess) -> tuple[int | None, ...]:
+    """(H, W, C) of images after every step that draws; None where it depends on the image."""
+    if pictures.is_encoded(column):
+        return (*pictures.output_size(preprocess), 1 if preprocess.color == "L" else 3)
+    inner = column.shape[1:]
+    if column.dtype != np.uint8 or len(inner) != _IMAGE_AXES or inner[2] not in _CHANNELS:
+        raise DataError(
+            f"{where}: column {name!r} is {column.dtype.name} {_dims(inner)}, and what "
+            "`build.preprocess` draws (color, resize, crop, letterbox) is images: encoded, or "
+            "uint8 (N, H, W, C) with 1 or 3 channels"
+        )
+    channels = {None: inner[2], "L": 1}.get(preprocess.color, 3)
+    try:
+        placed = pictures.placements(preprocess, width=inner[1], height=inner[0])
+    except ValueError as error:
+        raise DataError(f"{where}: column {name!r}: {error}") from error
+    wide, high = placed[-1].canvas if placed else (inner[1], inner[0])
+    return high, wide, channels
+
+
+def _turned(inner: tuple[int | None, ...]) -> tuple[int | None, ...]:
+    """(H, W, C) as (C, H, W)."""
+    return inner[2], inner[0], inner[1]
+
+
 def _per_channel(
-    where: str, name: str, values: tuple[float, ...], raw: tuple[int, ...], *, last: bool
+    where: str, name: str, values: tuple[float, ...], raw: tuple[int | None, ...], *, last: bool
 ) -> Array:
     """Shaped to broadcast over (B, *raw): channels are the first or last axis of an example.
 
@@ -170,44 +276,64 @@ def _float32(where: str, name: str, values: tuple[float, ...]) -> Array:
 
 
 def dtype_name(dtype: np.dtype[Any]) -> str:
-    """As `TensorSpec` names it: text is `object`."""
-    return "object" if dtype.kind == "U" else dtype.name
+    """As `TensorSpec` names it: text is `object`; encoded images have a name that no model has."""
+    return {"U": "object", "O": _ENCODED}.get(dtype.kind, dtype.name)
 
 
-def _check_dtype(where: str, spec: TensorSpec, column: Column, result: str) -> None:
+def _check_dtype(where: str, spec: TensorSpec, name: str, column: Column, result: str) -> None:
     if result == spec.dtype:
         return
+    encoded = pictures.is_encoded(column)
+    if result == _ENCODED:
+        raise DataError(
+            f"{where}: column {name!r} holds encoded images, and the model's input wants "
+            f"{spec.dtype}: say in `build.preprocess` how they enter; `preprocess: {{}}` decodes "
+            "them to float32 (N, 3, H, W), 0 to 255 in RGB"
+        )
     raw = "text" if column.dtype.kind == "U" else column.dtype.name
     if result != raw and column.dtype.kind != "U":
+        told = "encoded images" if encoded else raw
+        hint = f"remove `build.preprocess`, and save the column as {spec.dtype}"
         raise DataError(
-            f"{where}: `build.preprocess` turns column {spec.name!r} ({raw}) into {result}, and "
-            f"the model's input wants {spec.dtype}: remove `build.preprocess`, and save the "
-            f"column as {spec.dtype}"
+            f"{where}: `build.preprocess` turns column {name!r} ({told}) into {result}, and "
+            f"the model's input wants {spec.dtype}: "
+            f"{'remove scale, mean and std' if encoded and spec.dtype == 'uint8' else hint}"
         )
     convert = raw not in ("text", "float64") and spec.dtype == "float32"
     other = ", or add `build.preprocess` (scale, mean, std), which makes float32" if convert else ""
     raise DataError(
-        f"{where}: column {spec.name!r} is {raw}, and the model's input wants {spec.dtype}: save "
+        f"{where}: column {name!r} is {raw}, and the model's input wants {spec.dtype}: save "
         f"it as {'text' if spec.dtype == 'object' else spec.dtype}{other}"
     )
 
 
-def _check_shape(where: str, spec: TensorSpec, inner: tuple[int, ...]) -> None:
+def _check_shape(
+    where: str,
+    spec: TensorSpec,
+    name: str,
+    inner: tuple[int | None, ...],
+    *,
+    drawn: bool = False,
+) -> None:
     wanted = spec.shape[1:]
     if spec.shape and _fits(inner, wanted):
         return
-    turn = len(inner) == _IMAGE_AXES and _fits((inner[2], inner[0], inner[1]), wanted)
+    turn = len(inner) == _IMAGE_AXES and _fits(_turned(inner), wanted)
     hint = "set `build.preprocess.to_channels_first: true`" if turn else "reshape the data"
+    if drawn:
+        hint = "mend color, resize, crop, letterbox or layout in `build.preprocess`"
     model = _dims(wanted) if spec.shape else "a single value, without a batch axis"
     raise DataError(
-        f"{where}: column {spec.name!r} enters the model as {_dims(inner)}, and the input wants "
+        f"{where}: column {name!r} enters the model as {_dims(inner)}, and the input wants "
         f"{model}: {hint}, or use the model that they were made for"
     )
 
 
-def _fits(inner: Sequence[int], wanted: Sequence[int | None]) -> bool:
+def _fits(inner: Sequence[int | None], wanted: Sequence[int | None]) -> bool:
+    """Whether all that is known agrees."""
     return len(inner) == len(wanted) and all(
-        want is None or size == want for size, want in zip(inner, wanted, strict=True)
+        size is None or want is None or size == want
+        for size, want in zip(inner, wanted, strict=True)
     )
 
 

@@ -231,6 +231,10 @@ class SplitInfo(Value):
     """Independent units, where the data name them."""
     population: str | None = None
     """Hash of inputs and targets of all examples that there were before `limit`."""
+    truncated: int = 0
+    """Texts with more tokens than `max_length`, of which the model saw the first."""
+    missing: int = 0
+    """Images that do not decode and were left out, as many as the policy allows."""
 
 
 class Splits(Value):

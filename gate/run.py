@@ -12,7 +12,7 @@ from uuid import uuid4
 from gate import artifact, data, preprocess, publish
 from gate.backends import Backend
 from gate.diagnosis import Diagnosis
-from gate.evaluate import Evaluated, rows_of, save_arrays
+from gate.evaluate import Evaluated
 from gate.metrics import PROCESS_METRICS
 from gate.policy import Policy
 from gate.policy_file import LoadedPolicy
@@ -32,6 +32,7 @@ from gate.records import (
     Stage,
     Verdict,
 )
+from gate.rows import rows_of, save_arrays
 from gate.since import since
 from gate.statistics import ledger
 from gate.values import Candidate, Int8Model, Split

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from gate import attested, data, formats, preprocess, tasks
+from gate import attested, data, preprocess, tasks
 from gate.candidate import Source, fetch, input_columns
 from gate.errors import CandidateError, GateError, UsageError
 from gate.evaluate import Give, first_outputs, opening
@@ -16,6 +16,7 @@ from gate.metrics import MODEL_METRICS, Metric
 from gate.normalize import normalize, prove_parity
 from gate.records import Attestation
 from gate.run import Run
+from gate.sources import DataSource
 from gate.tasks import BoundTask
 from gate.values import Array, Batch, Candidate, Int8Model, Split, TensorSpec
 
@@ -238,11 +239,11 @@ def _examples(run: Run, given: Mapping[str, Array] | None) -> Any:
         if given is not None:
             return given
         source = run.policy.build.calibration or run.policy.judge.held_out
-        path = data.locate("calibration", source, run.loaded.base)
-        columns = formats.of(path, source.format).read(path, _subfolder(run.scratch, "examples"))
+        scratch = _subfolder(run.scratch, "examples")
+        columns = data.read("calibration", source, run.loaded.base, scratch)
         names = input_columns(parameters, {name: col.shape for name, col in columns.items()})
         prepare = preprocess.for_tracing(columns, names, run.policy.build.preprocess)
-        return {name: prepare(columns[name][0:2]) for name in names}
+        return prepare({name: columns[name][0:2] for name in names})
 
     return examples
 
@@ -307,13 +308,24 @@ def open_splits(
             preprocess=build.preprocess,
             seed=judge.seed,
             scratch=_subfolder(run.scratch, name),
-            needs_target=name == "held_out",
+            needs_target=name == "held_out" and _labelled(run, source),
         )
         for name, source in named.items()
         if source is not None and name in names
     }
     data.prove_disjoint(tuple(splits.values()))
     return splits
+
+
+def _labelled(run: Run, source: DataSource) -> bool:
+    """Whether labels are read: where there are any, and where a metric needs them."""
+    judge, task = run.policy.judge, tasks.get(run.policy.task)
+    asked = [budget.metric for budget in judge.budgets if budget.metric not in MODEL_METRICS]
+    asked += [] if judge.expect_fp32 == "unknown" else judge.expect_fp32.metrics
+    traits = [task.traits(name) for name in asked]
+    if any(one is None or not one.relative for one in traits):
+        return True
+    return data.has_target("held_out", source, run.loaded.base)
 
 
 def _metrics(
@@ -325,7 +337,6 @@ def _metrics(
 ) -> tuple[BoundTask, dict[str, Metric]]:
     """The task fitted to the outputs, and every metric that is judged, expected or shown."""
     policy = run.policy
-    assert held_out.targets is not None
     first = first_outputs(baseline, opening(held_out, batch_size))
     task = tasks.get(policy.task).bind(policy.build, tuple(outputs), held_out.targets, first)
     asked = [budget.metric for budget in policy.judge.budgets]

@@ -7,12 +7,15 @@ from difflib import get_close_matches
 
 import numpy as np
 
+from gate import pictures
 from gate.errors import DataError
 from gate.preprocess import described, dtype_name
-from gate.values import Array, Column, TensorSpec
+from gate.values import Array, Column, Ragged, TensorSpec, Values
 
 _BLOCK_BYTES = 4 << 20
 _BLOCK_ROWS = 65536
+_ENCODED_BYTES = 256 << 10
+"""What an encoded image may take; once decoded it takes more."""
 _ROLES = frozenset({"target", "id", "unit"})
 _BY_ID = "examples by id"
 
@@ -42,27 +45,41 @@ class Table:
     def blocks(self, rows: Array) -> Iterator[tuple[slice, dict[str, Array]]]:
         """The inputs of consecutive `rows`, a few megabytes at a time."""
         columns = self.inputs.values()
-        size = sum(math.prod(c.shape[1:]) * c.dtype.itemsize for c in columns)
+        size = sum(_row_bytes(column) for column in columns)
         step = max(1, min(_BLOCK_ROWS, _BLOCK_BYTES // max(1, size)))
         for start in range(0, len(rows), step):
             part = slice(start, start + step)
-            yield part, {name: take(column, rows[part]) for name, column in self.inputs.items()}
+            yield part, {name: _array(column, rows[part]) for name, column in self.inputs.items()}
+
+
+def _row_bytes(column: Column) -> int:
+    if pictures.is_encoded(column):
+        return _ENCODED_BYTES
+    return math.prod(column.shape[1:]) * column.dtype.itemsize
 
 
 def by_role(
-    where: str, columns: Mapping[str, Column], inputs: Sequence[TensorSpec], *, needs_target: bool
+    where: str,
+    columns: Mapping[str, Column],
+    raw: Sequence[str],
+    inputs: Sequence[TensorSpec],
+    *,
+    needs_target: bool,
 ) -> Table:
-    """Tell a file's columns apart; a target that nobody needs is left out.
+    """Tell a file's columns apart, `raw` being what a model is fed from.
+
+    A target that nobody needs is left out.
 
     Raises:
         DataError: a column that is needed is missing, has too many axes, or there are no rows.
     """
-    _require_inputs(where, columns, inputs)
+    _require(where, columns, raw, inputs)
+    _refuse_lists(where, columns, raw)
     rest = dict(columns)
     table = Table(
         where=where,
-        inputs={spec.name: rest.pop(spec.name) for spec in inputs},
-        target=_special(where, rest, "target", ranks=(1, 2)) if needs_target else None,
+        inputs={name: rest.pop(name) for name in raw},
+        target=_special(where, rest, "target", ranks=(1, 2, 3)) if needs_target else None,
         id=_special(where, rest, "id", ranks=(1,)),
         unit=_special(where, rest, "unit", ranks=(1,)),
         slices={name: column for name, column in rest.items() if name != "target"},
@@ -83,10 +100,14 @@ def raw_inputs(
 ) -> tuple[Mapping[str, Column], tuple[TensorSpec, ...]]:
     """Columns that tell examples apart where no model says what it takes, and what they are.
 
-    Those with more than one axis; where there is none, the ids.
+    Encoded images, and those with more than one axis; where there is none, the ids.
     """
     named = {name: column for name, column in columns.items() if name not in _ROLES}
-    found = {name: column for name, column in named.items() if len(column.shape) > 1}
+    found = {
+        name: column
+        for name, column in named.items()
+        if len(column.shape) > 1 or pictures.is_encoded(column)
+    }
     if not found and "id" in columns:
         found = {_BY_ID: columns["id"]}
     specs = (
@@ -96,12 +117,14 @@ def raw_inputs(
     return {**columns, **found}, tuple(specs)
 
 
-def _require_inputs(
-    where: str, columns: Mapping[str, Column], inputs: Sequence[TensorSpec]
+def _require(
+    where: str,
+    columns: Mapping[str, Column],
+    wanted: Sequence[str],
+    inputs: Sequence[TensorSpec],
 ) -> None:
     if not inputs:
         raise DataError(f"{where} has nothing to feed: the model has no inputs")
-    wanted = [spec.name for spec in inputs]
     missing = [name for name in wanted if name not in columns]
     if not missing:
         return
@@ -115,12 +138,27 @@ def _require_inputs(
     )
 
 
+def _refuse_lists(where: str, columns: Mapping[str, Column], raw: Sequence[str]) -> None:
+    """Only a target holds any number of rows an example, and only an input encoded images."""
+    for name, column in columns.items():
+        if isinstance(column, Ragged) and name != "target":
+            raise DataError(
+                f"{where}: column {name!r} has entries of different lengths, which only a target "
+                "may have: pad it, or leave it out"
+            )
+        if pictures.is_encoded(column) and name not in raw:
+            raise DataError(
+                f"{where}: column {name!r} holds encoded images, and no input is fed from it: name "
+                "it in `build.preprocess` as `image:`, or leave it out"
+            )
+
+
 def _special(
     where: str, rest: dict[str, Column], name: str, ranks: tuple[int, ...]
 ) -> Column | None:
     column = rest.pop(name, None)
     if column is not None and len(column.shape) not in ranks:
-        allowed = "(N,)" if ranks == (1,) else "(N,) or (N, L)"
+        allowed = "(N,)" if ranks == (1,) else "(N,), (N, L) or (N, H, W)"
         raise DataError(f"{where}: column {name!r} is {column.shape}; it has to be {allowed}")
     return column
 
@@ -141,8 +179,15 @@ def _shapes(columns: Mapping[str, Column]) -> str:
     return ", ".join(f"{name} {column.shape}" for name, column in columns.items())
 
 
-def take(column: Column, rows: Array) -> Array:
-    """The rows, ascending, as a contiguous array; neighbours without an index copy."""
+def take(column: Column, rows: Array) -> Values:
+    """The rows, ascending, as one array or as entries; neighbours without an index copy."""
     neighbours = len(rows) > 0 and int(rows[-1]) - int(rows[0]) + 1 == len(rows)
     index = slice(int(rows[0]), int(rows[-1]) + 1) if neighbours else rows
-    return np.ascontiguousarray(column[index])
+    values = column[index]
+    return values if isinstance(values, Ragged) else np.ascontiguousarray(values)
+
+
+def _array(column: Column, rows: Array) -> Array:
+    values = take(column, rows)
+    assert not isinstance(values, Ragged)  # `by_role` lets none be an input
+    return values

@@ -26,7 +26,7 @@ from gate.run import Run
 from gate.search import Exhausted, of_nodes
 from gate.tasks import BoundTask
 from gate.trials import Estimate, Journal, Trial, divergence
-from gate.values import Array, Candidate, Kernel, Rows, Split
+from gate.values import Array, Candidate, Kernel, Rows, Split, Values, finite, joined
 from gate.why import some
 from gate.wording import excess, few
 
@@ -55,7 +55,7 @@ class Tuning:
     late: Callable[[], str | None]
     """Why no trial may begin, and the one at hand has to end; None while it may go on."""
     task: BoundTask
-    targets: Array
+    targets: Values
     fp32: Sequence[Mapping[str, Array]]
     """Outputs by batch."""
     keep: Callable[[Trial], None]
@@ -122,7 +122,7 @@ class Tuning:
         if all(budget.metric in PROCESS_METRICS for budget in self.run.policy.judge.budgets):
             raise UsageError("every budget is on time or memory, which trials do not measure")
         scores = self._scores(self.fp32)
-        broken = self.tuning.ids[~np.isfinite(scores).reshape(len(scores), -1).all(axis=1)]
+        broken = self.tuning.ids[~finite(scores)]
         if len(broken):
             raise EvaluationError(
                 f"the FP32 model gives NaN or Inf on {len(broken)} tuning examples "
@@ -213,7 +213,7 @@ class Tuning:
             if budget.threshold in ("max_drop", "at_most")
         )
 
-    def _is_beyond_doubt(self, budget: Budget, fp32: Array, int8: Array) -> bool:
+    def _is_beyond_doubt(self, budget: Budget, fp32: Values, int8: Values) -> bool:
         metric = self.task.metric(budget.metric)
         if metric.per_example is None:  # nothing tells how far chance moves it
             return False
@@ -222,7 +222,7 @@ class Tuning:
         doubt = _SURE * math.sqrt(np.square(found).mean() / len(found))
         return bool(found.mean() - budget.limit > doubt)
 
-    def _shares(self, metric: Metric, fp32: Array, int8: Array) -> tuple[Array, Array]:
+    def _shares(self, metric: Metric, fp32: Values, int8: Values) -> tuple[Array, Array]:
         """(N,) each: examples that count under FP32, and under INT8 without what it gained."""
         assert metric.per_example is not None
         before, after = (
@@ -239,10 +239,10 @@ class Tuning:
             if budget.metric not in MODEL_METRICS:
                 yield budget
 
-    def _scores(self, outputs: Sequence[Mapping[str, Array]]) -> Array:
-        return np.concatenate([self.task.decode(given) for given in outputs])
+    def _scores(self, outputs: Sequence[Mapping[str, Array]]) -> Values:
+        return joined([self.task.decode(given) for given in outputs])
 
-    def _estimates(self, fp32: Array, int8: Array, made: "_Made") -> tuple[Estimate, ...]:
+    def _estimates(self, fp32: Values, int8: Values, made: "_Made") -> tuple[Estimate, ...]:
         """Every budget on the whole set that needs no quiet process, on what was seen of it."""
         found = []
         for budget in self.run.policy.judge.budgets:
@@ -261,14 +261,14 @@ class Tuning:
             found.append(Estimate(budget=budget.id, value=value, beyond=beyond))
         return tuple(found)
 
-    def _value(self, metric: Metric, scores: Array, fp32: Array) -> float | None:
+    def _value(self, metric: Metric, scores: Values, fp32: Values) -> float | None:
         value = float(metric.summarize(self._rows(metric, scores, fp32)))
         return value if math.isfinite(value) else None
 
-    def _rows(self, metric: Metric, scores: Array, fp32: Array) -> Rows:
+    def _rows(self, metric: Metric, scores: Values, fp32: Values) -> Rows:
         return Rows(metric.observe(scores, self.targets[: len(scores)], fp32))
 
-    def _flips(self, fp32: Array, int8: Array) -> float | None:
+    def _flips(self, fp32: Values, int8: Values) -> float | None:
         metric = self.task.metrics.get("prediction_flips")
         return None if metric is None else self._value(metric, int8, fp32)
 

@@ -1,7 +1,9 @@
 """Frozen values that steps pass on: models, splits and rows, arrays among them."""
 
-from collections.abc import Callable, Iterator, Mapping
+import hashlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -20,6 +22,103 @@ class Value(BaseModel):
     model_config = ConfigDict(
         frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True
     )
+
+
+# ── arrays whose entries differ in length ─────────────────────────────────────────────────
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Ragged:
+    """N entries of any number of rows each: boxes of images, tokens of sentences."""
+
+    values: Array
+    """(M, k), the rows of all entries, one after another."""
+    offsets: Array
+    """(N + 1,) of int64: entry i is values[offsets[i] : offsets[i + 1]]."""
+
+    @classmethod
+    def of(cls, entries: Sequence[Array], width: int) -> "Ragged":
+        """Of N arrays (m, width), with m = 0 where an entry has no row."""
+        sizes = [len(entry) for entry in entries]
+        parts = [np.asarray(entry, dtype=np.float64).reshape(-1, width) for entry in entries]
+        values = np.concatenate(parts) if parts else np.zeros((0, width))
+        return cls(values, np.concatenate(([0], np.cumsum(sizes, dtype=np.int64))).astype(np.int64))
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(N, k): one more than it has axes of its own, like labels of several classes."""
+        return len(self), self.values.shape[1]
+
+    @property
+    def ndim(self) -> int:
+        """2, which no single value an example has."""
+        return 2
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Of the values."""
+        return self.values.dtype
+
+    @property
+    def sizes(self) -> Array:
+        """(N,) rows of each entry."""
+        return np.diff(self.offsets)
+
+    @property
+    def owners(self) -> Array:
+        """(M,) the entry that each row belongs to."""
+        return np.repeat(np.arange(len(self)), self.sizes)
+
+    def __len__(self) -> int:
+        """N."""
+        return len(self.offsets) - 1
+
+    def __getitem__(self, index: Any, /) -> "Ragged":
+        """Entries by slice, mask or indices."""
+        chosen = np.arange(len(self))[index]
+        sizes = self.sizes[chosen]
+        ends = np.cumsum(sizes)
+        begins = np.concatenate(([0], ends[:-1])).astype(np.int64)
+        places = np.repeat(self.offsets[:-1][chosen] - begins, sizes) + np.arange(sizes.sum())
+        return Ragged(self.values[places], np.concatenate(([0], ends)).astype(np.int64))
+
+    @property
+    def digests(self) -> Array:
+        """(N, 2) of float64 that are alike where two entries are, to a chance of 2^-100."""
+        found = np.zeros((len(self), 2))
+        data = np.ascontiguousarray(self.values + 0.0)  # minus zero is zero
+        for index, (begin, end) in enumerate(pairwise(self.offsets.tolist())):
+            head = hashlib.sha256(data[begin:end].tobytes()).digest()
+            found[index] = [int.from_bytes(head[at : at + 6], "little") for at in (0, 6)]
+        return found
+
+    def entry(self, index: int) -> Array:
+        """(m, k) one entry's rows."""
+        return np.asarray(self.values[self.offsets[index] : self.offsets[index + 1]])
+
+
+Values = Array | Ragged
+"""(N, …), or N entries of rows."""
+
+
+def joined(parts: Sequence[Values]) -> Values:
+    """One after another; at least one, all arrays or all ragged."""
+    ragged = [part for part in parts if isinstance(part, Ragged)]
+    if not ragged:
+        return np.concatenate([np.asarray(part) for part in parts])
+    sizes = np.concatenate([part.sizes for part in ragged])
+    offsets = np.concatenate(([0], np.cumsum(sizes))).astype(np.int64)
+    return Ragged(np.concatenate([part.values for part in ragged]), offsets)
+
+
+def finite(values: Values) -> Array:
+    """(N,) of bool: entries that hold neither NaN nor Inf."""
+    if not isinstance(values, Ragged):
+        return np.asarray(np.isfinite(values).all(axis=tuple(range(1, values.ndim))))
+    broken = values.owners[~np.isfinite(values.values).all(axis=1)]
+    found = np.ones(len(values), dtype=bool)
+    found[broken] = False
+    return found
 
 
 # ── data ──────────────────────────────────────────────────────────────────────────────────
@@ -49,8 +148,8 @@ class Batch:
     """(B,) of str."""
     feeds: Mapping[str, Array]
     """(B, …) per model input, preprocessed."""
-    targets: Array | None
-    """(B,) or (B, L)."""
+    targets: Values | None
+    """(B,), (B, L), or rows by example."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,9 +168,9 @@ class Split:
     """(N, 16) uint8: the head of sha256 of each example's inputs, as the model gets them: for
     overlap and duplicates."""
     inputs: Mapping[str, Column]
-    """(N, …) per model input, raw."""
-    targets: Array | None
-    """(N,) or (N, L); None where the split needs none."""
+    """(N, …) by column, raw."""
+    targets: Values | None
+    """(N,), (N, L), or rows by example; None where the split needs none."""
     slices: Mapping[str, Array]
     """(N,) per slice column."""
     unit: Array | None
@@ -82,8 +181,12 @@ class Split:
     """Of inputs and targets of all that there was to draw from, before `limit`, without ids."""
     order: Array
     """(N,) of int64: rows of the source, in the order they are visited."""
-    prepare: Callable[[Array], Array]
-    """What happens to a raw batch (B, …) of an input before it enters the model."""
+    prepare: Callable[[Mapping[str, Array]], Mapping[str, Array]]
+    """Raw values (B, …) by column to what the model takes, (B, …) by input."""
+    truncated: int = 0
+    """Texts with more tokens than the model is given."""
+    missing: tuple[str, ...] = ()
+    """Ids of images that do not decode and were left out, as many as the policy allows."""
 
     def __len__(self) -> int:
         """N."""
@@ -100,9 +203,13 @@ class Split:
         return Batch(
             start=start,
             ids=self.ids[start : start + size],
-            feeds={name: self.prepare(column[rows]) for name, column in self.inputs.items()},
+            feeds=self.feeds(rows),
             targets=self.targets[start : start + size] if self.targets is not None else None,
         )
+
+    def feeds(self, rows: Array) -> Mapping[str, Array]:
+        """(B, …) by model input, of these rows of the source."""
+        return self.prepare({name: column[rows] for name, column in self.inputs.items()})
 
 
 # ── models ────────────────────────────────────────────────────────────────────────────────
@@ -213,18 +320,24 @@ class Int8Model:
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """A metric's sufficient statistics, one row an example."""
+    """A metric's sufficient statistics, example by example."""
 
-    values: Array
-    """(N, k) float64."""
+    values: Values
+    """(N, k) float64, or any number of rows an example."""
 
     def __len__(self) -> int:
         """N."""
         return len(self.values)
 
     def take(self, mask: Array) -> "Rows":
-        """The rows where `mask`, (N,) of bool or indices, selects."""
+        """Those of the examples where `mask`, (N,) of bool or indices, selects."""
         return Rows(self.values[mask])
+
+    @property
+    def flat(self) -> Array:
+        """(N, k) where an example has one row."""
+        assert not isinstance(self.values, Ragged)
+        return self.values
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,8 +346,8 @@ class Evaluation:
 
     ids: Array
     """(N,) of str."""
-    targets: Array
-    """(N,) or (N, L)."""
+    targets: Values | None
+    """(N,), (N, L), or rows by example; None where examples have no labels."""
     slices: Mapping[str, Array]
     """(N,) per column, `target` included where it is one value an example."""
     unit: Array | None

@@ -21,7 +21,9 @@ QUANTITIES: dict[Threshold, Quantity] = {
     "max_ratio": "ratio",
 }
 _RATES = re.compile(r"accuracy|top_?\d+_accuracy|prediction_flips|exact_match")
-_LOWER_IS_BETTER = frozenset({"log_loss", "prediction_flips", "size"})
+_LOWER_IS_BETTER = re.compile(
+    r"size|ece|rmse|mae|kl_divergence|character_error_rate|.*_flips|.*_loss|quantile_loss_\d+"
+)
 _OF_RATES = ("clopper", "betting")
 _UNITS: dict[str, Unit] = {
     "size": "bytes",
@@ -30,8 +32,13 @@ _UNITS: dict[str, Unit] = {
     "latency_p95": "ms",
     "throughput": "speed",
 }
-_SPELLED = {"int8": "INT8", "fp32": "FP32", "f1": "F1", "auroc": "AUROC", "ece": "ECE"}
-_OF_INT8_ALONE = frozenset({"prediction_flips", "int8_share"})
+_SPELLED = {
+    **{word: word.upper() for word in ("int8", "fp32", "f1", "auroc", "ece", "mcc", "mrr", "sqnr")},
+    **{word: word.upper() for word in ("rmse", "mae", "r2", "kl")},
+    "map": "mAP", "map50": "mAP50", "map75": "mAP75", "ndcg": "nDCG", "miou": "mIoU",
+    "iou": "IoU",
+}
+_OF_INT8_ALONE = re.compile(r"int8_share|output_cosine|kl_divergence|sqnr|.*_flips")
 _HIDDEN = frozenset({"Cc", "Cf", "Cn", "Co", "Cs", "Zl", "Zp"})
 _NOISE = 1e-9
 
@@ -187,7 +194,7 @@ def metric_value(value: float | None, unit: Unit) -> str:
 def both_values(comparison: Comparison) -> tuple[str, str]:
     """FP32's value and INT8's; a dash for FP32 where a metric is about INT8 alone."""
     unit = unit_of(comparison.metric, comparison)
-    reference = None if comparison.metric in _OF_INT8_ALONE else comparison.reference
+    reference = None if _OF_INT8_ALONE.fullmatch(comparison.metric) else comparison.reference
     return metric_value(reference, unit), metric_value(comparison.int8, unit)
 
 
@@ -195,7 +202,7 @@ def limit_noun(budget: Budget) -> str:
     """`drop `, `relative drop `, `rise ` for what is better low; nothing for other limits."""
     if budget.threshold not in ("max_drop", "max_relative_drop"):
         return ""
-    worse = "rise" if budget.metric in _LOWER_IS_BETTER else "drop"
+    worse = "rise" if _LOWER_IS_BETTER.fullmatch(budget.metric) else "drop"
     return f"relative {worse} " if budget.threshold == "max_relative_drop" else f"{worse} "
 
 

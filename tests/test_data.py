@@ -1,4 +1,5 @@
 import hashlib
+import json
 import tracemalloc
 
 import numpy as np
@@ -8,11 +9,12 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from support.pictures import encoded, pixels
 
-from gate import data, table
+from gate import census, data, table
 from gate.errors import DataError, OverlapError, UsageError
-from gate.policy import DataSource, Preprocess
-from gate.values import TensorSpec
+from gate.sources import DataSource, Preprocess
+from gate.values import Ragged, TensorSpec
 
 RNG = np.random.default_rng(0)
 X = TensorSpec("x", "float32", (None, 3))
@@ -302,7 +304,7 @@ def test_a_wrong_pin_shows_all_three(opened, tmp_path):
             opened(None, sha256="0" * 64, limit=limit)
         text = str(caught.value)
         assert f"pinned {'0' * 64}, file {of_file}, content {split.sha256}" in text
-        assert "write the file's or the content's sha256 into the policy" in text
+        assert f"write `sha256: {of_file}` into the policy" in text
 
 
 def test_the_digest_of_a_sample_is_no_pin(opened):
@@ -421,7 +423,11 @@ def test_a_missing_target(opened):
 
 @pytest.mark.parametrize(
     ("name", "shape", "allowed"),
-    [("target", (6, 2, 2), r"\(N,\) or \(N, L\)"), ("id", (6, 2), r"\(N,\)"), ("unit", (6, 1), "")],
+    [
+        ("target", (6, 2, 2, 2), r"\(N,\), \(N, L\) or \(N, H"),
+        ("id", (6, 2), r"\(N,\)"),
+        ("unit", (6, 1), ""),
+    ],
 )
 def test_special_columns_have_their_rank(opened, name, shape, allowed):
     with pytest.raises(DataError, match=rf"column '{name}' is .*; it has to be {allowed}"):
@@ -494,7 +500,7 @@ def test_a_shape_that_is_not_the_models(opened):
 
 
 def test_a_fit_is_checked_before_data_are_read(opened, monkeypatch):
-    monkeypatch.setattr(data, "_identify", lambda *_: pytest.fail("data were read"))
+    monkeypatch.setattr(census, "identify", lambda *_: pytest.fail("data were read"))
     with pytest.raises(DataError, match="wants int64"):
         opened(columns(), inputs=(TensorSpec("x", "int64", (None, 3)),))
 
@@ -502,6 +508,201 @@ def test_a_fit_is_checked_before_data_are_read(opened, monkeypatch):
 def test_a_model_without_inputs(opened):
     with pytest.raises(DataError, match="the model has no inputs"):
         opened(columns(), inputs=())
+
+
+# ── images ────────────────────────────────────────────────────────────────────────────────
+
+IMAGE = (TensorSpec("input", "float32", (None, 3, None, None)),)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Six images in two classes."""
+    for place in range(6):
+        path = tmp_path / "images" / ("even" if place % 2 == 0 else "odd") / f"{place}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(encoded(pixels(6, 5, seed=place)))
+    return tmp_path / "images"
+
+
+@pytest.fixture
+def pictured(opened, folder):
+    def open_it(**more):
+        settled = {"inputs": IMAGE, "preprocess": Preprocess(), "file": "images"} | more
+        return opened(None, **settled)
+
+    return open_it
+
+
+def test_a_folder_of_images(pictured, folder):
+    split = pictured()
+    assert split.ids.tolist() == [f"even/{i}.png" for i in (0, 2, 4)] + [
+        f"odd/{i}.png" for i in (1, 3, 5)
+    ]
+    assert split.targets.tolist() == ["even"] * 3 + ["odd"] * 3
+    assert split.missing == ()
+    feeds = split.batch(2, 2).feeds
+    assert [*feeds] == ["input"]
+    expected = np.stack([pixels(6, 5, seed=seed) for seed in (4, 1)]).transpose(0, 3, 1, 2)
+    np.testing.assert_array_equal(feeds["input"], expected)
+
+
+def test_another_image_size_is_the_same_data(pictured):
+    small = pictured(preprocess=Preprocess(resize={"size": (2, 2)}))
+    whole = pictured()
+    assert small.sha256 == whole.sha256
+    assert (small.content != whole.content).any()
+
+
+def test_one_picture_in_two_files_is_a_duplicate(pictured, folder):
+    image = pixels(6, 5, seed=0)
+    (folder / "odd" / "again.bmp").write_bytes(encoded(image, "BMP"))
+    assert data.duplicates(pictured()) == 1
+
+
+def test_a_pin_covers_a_folder(pictured, folder):
+    digest = pictured().sha256
+    assert pictured(sha256=digest).sha256 == digest
+    with pytest.raises(DataError, match=rf"content {digest}.*write `sha256: {digest}` into") as e:
+        pictured(sha256="0" * 64, limit=3)
+    assert "file " not in str(e.value).partition("pinned")[2].partition("content")[0]
+    (folder / "odd" / "1.png").write_bytes(encoded(pixels(6, 5, seed=9)))
+    with pytest.raises(DataError, match="is not the data that the policy pins"):
+        pictured(sha256=digest)
+
+
+def break_images(folder, *names):
+    for name in names:
+        (folder / name).write_bytes(b"broken")
+
+
+def test_images_that_do_not_decode_are_named(pictured, folder):
+    break_images(folder, "even/2.png", "odd/3.png")
+    message = (
+        r"2 of 6 images do not decode, and `may_miss` allows 1: 'even/2\.png' \(it is no image"
+    )
+    with pytest.raises(DataError, match=message):
+        pictured(may_miss=1)
+
+
+def test_as_many_as_allowed_are_left_out_and_told(pictured, folder):
+    whole = pictured()
+    break_images(folder, "even/2.png", "odd/3.png")
+    split = pictured(may_miss=2)
+    assert split.missing == ("even/2.png", "odd/3.png")
+    assert data.info(split).missing == 2
+    kept = np.isin(whole.ids, split.missing, invert=True)
+    assert split.ids.tolist() == whole.ids[kept].tolist()
+    assert split.targets.tolist() == whole.targets[kept].tolist()
+    np.testing.assert_array_equal(split.content, whole.content[kept])
+    for before, after in zip((0, 2, 3, 5), range(4), strict=True):
+        np.testing.assert_array_equal(
+            split.batch(after, 1).feeds["input"], whole.batch(before, 1).feeds["input"]
+        )
+
+
+def test_a_pin_holds_with_images_that_are_missing(pictured, folder):
+    break_images(folder, "even/2.png")
+    with pytest.raises(DataError) as caught:
+        pictured(may_miss=1, sha256="0" * 64)
+    digest = str(caught.value).partition("content ")[2][:64]
+    split = pictured(may_miss=1, sha256=digest)
+    assert len(split) == 5
+    sampled = pictured(may_miss=1, sha256=digest, limit=3)
+    assert sampled.population == split.population
+
+
+def test_all_cannot_be_missing(pictured, folder):
+    break_images(folder, *(path.relative_to(folder) for path in folder.rglob("*.png")))
+    with pytest.raises(DataError, match=r"6 of 6 images do not decode"):
+        pictured(may_miss=9)
+
+
+def test_a_small_image_is_named_and_cannot_be_missed(pictured, folder):
+    (folder / "odd" / "3.png").write_bytes(encoded(pixels(3, 3)))
+    break_images(folder, "odd/1.png")
+    with pytest.raises(DataError, match=r"example 'odd/3\.png': 3×3 pixels"):
+        pictured(may_miss=9, preprocess=Preprocess(crop=(5, 6)))
+
+
+def test_without_a_model_images_are_told_apart_by_their_bytes(pictured, folder):
+    split = pictured(inputs=None)
+    assert [*split.inputs] == ["image"]
+    assert split.sha256 == pictured().sha256
+
+
+def test_images_that_nothing_is_fed_from(opened, folder, tmp_path):
+    arrays = {"input": [[0.0]], "photo": [b"a"], "target": [0]}
+    pq.write_table(pa.table(arrays), tmp_path / "a.parquet")
+    inputs = (TensorSpec("input", "float32", (None, 1)),)
+    with pytest.raises(DataError, match="column 'photo' holds encoded images, and no input is fed"):
+        opened(None, file="a.parquet", inputs=inputs, preprocess=Preprocess())
+
+
+def boxed(tmp_path, boxes):
+    """Annotations of `a.png` beside it, as COCO has them."""
+    (tmp_path / "a.png").write_bytes(encoded(pixels(9, 9)))
+    (tmp_path / "b.png").write_bytes(encoded(pixels(9, 9, seed=1)))
+    document = {
+        "images": [{"id": n, "file_name": n, "width": 9, "height": 9} for n in ("a.png", "b.png")],
+        "categories": [{"id": 1, "name": "cell"}],
+        "annotations": [{"image_id": "a.png", "category_id": 1, "bbox": box} for box in boxes],
+    }
+    (tmp_path / "boxes.json").write_text(json.dumps(document))
+
+
+def test_boxes_are_part_of_the_digest(opened, tmp_path):
+    digests = []
+    for boxes in ([[0, 0, 4, 4], [1, 1, 4, 4]], [[0, 0, 4, 4]], []):
+        boxed(tmp_path, boxes)
+        split = opened(None, file="boxes.json", inputs=IMAGE, preprocess=Preprocess())
+        assert isinstance(split.targets, Ragged)
+        assert split.targets.sizes.tolist() == [1 + len(boxes), 1]
+        assert split.batch(1, 1).targets.sizes.tolist() == [1]
+        digests.append(split.sha256)
+    assert len(set(digests)) == 3
+
+
+def test_the_hash_of_annotations_is_no_pin_of_their_images(opened, tmp_path):
+    boxed(tmp_path, [])
+    settled = {"file": "boxes.json", "inputs": IMAGE, "preprocess": Preprocess()}
+    of_file = hashlib.sha256((tmp_path / "boxes.json").read_bytes()).hexdigest()
+    with pytest.raises(DataError, match=f"pinned {of_file}, content"):
+        opened(None, sha256=of_file, **settled)
+    assert opened(None, sha256=opened(None, **settled).sha256, **settled).ids.tolist() == [
+        "a.png",
+        "b.png",
+    ]
+
+
+def test_images_in_a_folder_of_their_own(opened, tmp_path, folder):
+    boxed(tmp_path, [])
+    (tmp_path / "labels").mkdir()
+    (tmp_path / "boxes.json").rename(tmp_path / "labels" / "boxes.json")
+    settled = {"file": "labels/boxes.json", "inputs": IMAGE, "preprocess": Preprocess()}
+    assert len(opened(None, images=".", **settled)) == 2
+    with pytest.raises(DataError, match=r"image 'a\.png' is not in"):
+        opened(None, **settled)
+    with pytest.raises(UsageError, match=r"there is no folder .*gone; `images: gone` is relative"):
+        opened(None, images="gone", **settled)
+
+
+def test_examples_that_differ_in_their_boxes_alone_have_ids_of_their_own(opened, tmp_path):
+    values = np.array([[0.0], [1.0], [0.0]])
+    offsets = {"target": values, "target/offsets": np.array([0, 2, 2, 3])}
+    arrays = {"x": np.zeros((3, 3), np.float32), **offsets}
+    there = opened(arrays)
+    arrays["target"], arrays["target/offsets"] = values[[2, 0, 1]], np.array([0, 1, 3, 3])
+    back = opened(arrays)
+    assert there.sha256 == back.sha256
+    assert there.ids.tolist() == back.ids[[1, 2, 0]].tolist()
+    assert len({*there.ids}) == 3
+
+
+def test_rows_that_are_not_finite_are_named(opened):
+    target = {"target": np.array([[0.0], [np.nan]]), "target/offsets": np.array([0, 1, 1, 2])}
+    with pytest.raises(DataError, match=r"column 'target' of example .* \(row 2, .*NaN"):
+        opened({"x": np.eye(3, dtype=np.float32), **target})
 
 
 # ── memory ────────────────────────────────────────────────────────────────────────────────

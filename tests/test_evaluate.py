@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from gate.errors import EvaluationError, RecordError
-from gate.evaluate import evaluate, load_rows, rows_of, save_arrays
+from gate.evaluate import evaluate
 from gate.metrics import Metric
+from gate.rows import load_rows, rows_of, save_arrays
 from gate.tasks import BoundTask
 from gate.values import Rows, Split
 

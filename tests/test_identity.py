@@ -6,6 +6,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from gate import identity
+from gate.values import Ragged
 
 CELLS = hnp.arrays(np.uint8, st.tuples(st.integers(1, 30), st.just(3)), elements=st.integers(0, 2))
 
@@ -82,3 +83,23 @@ def test_a_digest_tells_targets_from_none():
     ids = identity.heads(hashes)
     digests = {identity.digest(ids, hashes, t) for t in (None, np.arange(3), np.arange(3) + 1)}
     assert len(digests) == 3
+
+
+def test_encoded_images_are_their_length_and_bytes():
+    column = np.empty(2, dtype=object)
+    column[:] = [b"abc", b""]
+    rows = identity.hash_rows({"image": column})
+    for row, content in enumerate([b"abc", b""]):
+        told = b'[["image", "bytes", []]]' + len(content).to_bytes(8, "little") + content
+        assert rows[row].tobytes() == hashlib.sha256(told).digest()
+
+
+def test_entries_of_rows_count_whatever_stands_around_them():
+    entries = [np.array([[1.0, -0.0]]), np.zeros((0, 2)), np.array([[1.0, 0.0]]), np.ones((2, 2))]
+    rows = identity.hash_rows({"target": Ragged.of(entries, 2)})
+    alone = [identity.hash_rows({"target": Ragged.of([entry], 2)})[0] for entry in entries]
+    np.testing.assert_array_equal(rows, alone)
+    assert rows[0].tobytes() == rows[2].tobytes()
+    assert len({row.tobytes() for row in rows}) == 3
+    told = b'[["target", "rows of float64", [2]]]' + (1).to_bytes(8, "little")
+    assert rows[0].tobytes() == hashlib.sha256(told + np.array([1.0, 0.0]).tobytes()).digest()

@@ -130,7 +130,11 @@ ONE_FINDING = [
     (STATIC, CANDIDATE, "6:14: there is no m.onnx; paths are relative to the policy's folder, ."),
     (CALIBRATION, "data/none.npz", f"6:23: {NONE}"),
     (HELD_OUT, "data/none.npz", f"8:20: {NONE}"),
-    (HELD_OUT, "data", "8:20: cannot tell the format of data from its name; add `format:` with"),
+    (
+        HELD_OUT,
+        "p.yaml",
+        "8:20: cannot tell the format of p.yaml from its name; add `format:` with",
+    ),
     (HELD_OUT, HELD_OUT + ", format: nzp", "8:47: unknown format 'nzp'; did you mean 'npz'?"),
     (CALIBRATION, HELD_OUT, "6:23: build.calibration is the same file as judge.held_out; held-out"),
     (CALIBRATION, "data/../data/held_out.npz", "6:23: build.calibration is the same file as jud"),

@@ -1,11 +1,17 @@
+import hashlib
+import json
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
+from support.pictures import encoded, pixels
 
 from gate.errors import DataError, UsageError
-from gate.policy import Preprocess
-from gate.preprocess import described, fit
+from gate.pictures import of_bytes
+from gate.preprocess import described, digest, fit, for_tracing, raw_names
+from gate.sources import Preprocess
 from gate.values import TensorSpec
 
 
@@ -14,12 +20,13 @@ def spec(*inner, dtype="float32", name="x"):
 
 
 def fitted(raw, wanted, **preprocess):
-    return fit("held_out (a.npz)", {"x": raw}, (wanted,), Preprocess(**preprocess))
+    prepare = fit("held_out (a.npz)", {"x": raw}, (wanted,), Preprocess(**preprocess))
+    return lambda values: prepare({"x": values})["x"]
 
 
 def test_without_preprocess_a_batch_enters_as_it_is():
     x = np.asfortranarray(np.arange(6, dtype=np.int64).reshape(2, 3))
-    out = fit("held_out", {"x": x}, (spec(3, dtype="int64"),), None)(x)
+    out = fit("held_out", {"x": x}, (spec(3, dtype="int64"),), None)({"x": x})["x"]
     assert type(out) is np.ndarray
     assert out.flags.c_contiguous
     np.testing.assert_array_equal(out, x)
@@ -27,7 +34,7 @@ def test_without_preprocess_a_batch_enters_as_it_is():
 
 def test_text_becomes_python_strings():
     x = np.array([["a", "bc"]])
-    out = fit("held_out", {"x": x}, (spec(2, dtype="object"),), None)(x)
+    out = fit("held_out", {"x": x}, (spec(2, dtype="object"),), None)({"x": x})["x"]
     assert out.dtype == object
     assert out.tolist() == [["a", "bc"]]
 
@@ -198,3 +205,120 @@ def test_values_beyond_float32_never_reach_the_model():
 def test_inputs_are_described():
     shown = described((spec(1, None), spec(dtype="object", name="t")))
     assert shown == "x float32 (N, 1, ?), t object (N)"
+
+
+# ── images ────────────────────────────────────────────────────────────────────────────────
+
+
+def files(*images):
+    return of_bytes([encoded(image) for image in images])
+
+
+def image_fit(column, *wanted, dtype="float32", name="image", **preprocess):
+    columns = {name: column}
+    inputs = (spec(*wanted, dtype=dtype),)
+    chosen = Preprocess(**preprocess)
+    assert raw_names(columns, inputs, chosen) == (name,)
+    return lambda raw: fit("held_out", columns, inputs, chosen)({name: raw})["x"]
+
+
+def test_encoded_images_enter_as_rgb_channels_first():
+    images = [pixels(5, 4, seed=seed) for seed in range(2)]
+    column = files(*images)
+    out = image_fit(column, 3, None, None)(column)
+    assert out.dtype == np.float32
+    assert out.flags.c_contiguous
+    np.testing.assert_array_equal(out, np.stack(images).transpose(0, 3, 1, 2))
+
+
+def test_the_order_of_all_steps():
+    image = pixels(40, 30)
+    column = files(image)
+    out = image_fit(
+        column, 20, 16, 3, color="BGR", resize={"size": (24, 20), "interpolation": "bicubic"},
+        crop=(20, 16), scale=1 / 255, mean=(0.1, 0.2, 0.3), std=(0.5,), layout="NHWC",
+    )(column)  # fmt: skip
+    drawn = Image.fromarray(image).resize((20, 24), Image.Resampling.BICUBIC).crop((2, 2, 18, 22))
+    expected = (np.asarray(drawn)[..., ::-1] / 255 - [0.1, 0.2, 0.3]) / 0.5
+    np.testing.assert_allclose(out[0], expected, atol=1e-5)
+
+
+def test_bytes_enter_a_model_that_takes_bytes():
+    column = files(pixels(5, 4))
+    out = image_fit(column, None, None, 1, dtype="uint8", color="L", layout="NHWC")(column)
+    assert (out.dtype, out.shape) == (np.uint8, (1, 4, 5, 1))
+
+
+def test_arrays_take_the_same_steps():
+    images = np.stack([pixels(9, 7, seed=seed) for seed in range(2)])
+    column = files(*images)
+    steps = {"letterbox": {"size": (6, 6)}, "mean": (1.0, 2.0, 3.0)}
+    from_arrays = image_fit(images, 3, 6, 6, layout="NCHW", name="x", **steps)(images)
+    np.testing.assert_array_equal(from_arrays, image_fit(column, 3, 6, 6, **steps)(column))
+
+
+@pytest.mark.parametrize("columns", [["x", "photo"], ["photo", "y"]])
+def test_the_column_of_images(columns):
+    found = {name: files(pixels(4, 4)) for name in columns}
+    inputs = (spec(3, 4, 4),)
+    assert raw_names(found, inputs, Preprocess(image="photo")) == ("photo",)
+    if "x" in columns:
+        assert raw_names(found, inputs, Preprocess()) == ("x",)
+    else:
+        with pytest.raises(UsageError, match=r"'photo', 'y' hold encoded images, .* as `image:`"):
+            raw_names(found, inputs, Preprocess())
+
+
+def test_encoded_images_need_to_be_told_how_they_enter():
+    for dtype in ("float32", "uint8", "object"):
+        with pytest.raises(DataError, match=r"'x' holds encoded images.*`preprocess: \{\}`"):
+            fit("held_out", {"x": files(pixels(4, 4))}, (spec(3, 4, 4, dtype=dtype),), None)
+
+
+@pytest.mark.parametrize(
+    ("preprocess", "wanted", "message"),
+    [
+        ({"crop": (8, 8)}, (3, 8, 9), r"enters the model as \(N, 3, 8, 8\).*mend color, resize"),
+        ({"color": "L"}, (3, None, None), r"as \(N, 1, \?, \?\), and the input wants \(N, 3, \?"),
+        ({"layout": "NHWC"}, (3, None, None), r"as \(N, 4, 4, 3\)"),
+        ({"mean": (1.0, 2.0)}, (3, None, None), "has 2 values"),
+        ({}, (3, 5, 5), r"enters the model as \(N, 3, 4, 4\).*wants \(N, 3, 5, 5\)"),
+    ],
+)
+def test_images_that_do_not_fit(preprocess, wanted, message):
+    column = files(pixels(4, 4))
+    with pytest.raises(DataError, match=message):
+        image_fit(column, *wanted, **preprocess)(column)
+
+
+@pytest.mark.parametrize(
+    ("raw", "message"),
+    [
+        (np.zeros((1, 4, 4, 3), np.float32), "is float32 .*images: encoded, or uint8"),
+        (np.zeros((1, 4, 4, 2), np.uint8), "with 1 or 3 channels"),
+        (np.zeros((1, 4, 4), np.uint8), "with 1 or 3 channels"),
+        (np.zeros((1, 4, 3, 3), np.uint8), r"3×4 pixels .* fewer than `crop: \[4, 4\]`"),
+    ],
+)
+def test_arrays_that_cannot_be_drawn(raw, message):
+    with pytest.raises(DataError, match=message):
+        image_fit(raw, None, None, None, name="x", crop=(4, 4))(raw)
+
+
+def test_scale_for_a_model_that_takes_bytes():
+    with pytest.raises(DataError, match=r"\(encoded images\) into float32.*remove scale, mean"):
+        image_fit(files(pixels(4, 4)), 3, 4, 4, dtype="uint8", scale=0.5)(None)
+
+
+def test_a_module_is_traced_with_decoded_images():
+    columns = {"image": files(pixels(4, 4), pixels(4, 4, seed=1))}
+    prepare = for_tracing(columns, ("image",), Preprocess())
+    assert prepare(columns)["image"].shape == (2, 3, 4, 4)
+
+
+def test_a_step_that_is_not_taken_changes_no_digest():
+    told = {"scale": 0.5, "mean": [1.0], "std": [], "to_channels_first": False}
+    expected = hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
+    assert digest(Preprocess(scale=0.5, mean=(1.0,))) == expected
+    others = [Preprocess(), Preprocess(crop=(4, 4)), Preprocess(crop=(4, 5)), Preprocess(color="L")]
+    assert len({digest(one) for one in [None, *others]}) == 5

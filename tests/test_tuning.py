@@ -21,12 +21,13 @@ from gate.backends import READINGS
 from gate.backends.onnxruntime import BACKEND
 from gate.drafts import Drafts
 from gate.errors import EvaluationError, UsageError
-from gate.policy import Budget, DataSource
+from gate.policy import Budget
 from gate.policy_file import load_policy
 from gate.progress import Silent
 from gate.recipes import Recipe
 from gate.run import Run
 from gate.search import Exhausted
+from gate.sources import DataSource
 from gate.subject import Given, bring_fp32
 from gate.trials import Estimate, Journal, Trial, divergence
 from gate.tuning import Tuning, meet, spare

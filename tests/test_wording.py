@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gate import wording
+from gate import tasks, wording
 from gate.policy import Budget
 from gate.records import Comparison
 
@@ -146,3 +146,15 @@ def test_flips_are_about_int8_alone():
     fields = {"metric": "prediction_flips", "n": 10, "reference": 0.0, "int8": 0.1}
     compared = Comparison(**fields, degradation=0.1, method="Clopper-Pearson", quantity="value")
     assert wording.both_values(compared) == ("–", "10.00 %")
+
+
+@pytest.mark.parametrize("key", tasks.names())
+def test_every_metric_is_told_by_its_direction_and_by_what_it_is_about(key: str) -> None:
+    for name, traits in tasks.get(key).known.items():
+        rises = wording.limit_noun(Budget(metric=name, max_drop=0.1)) == "rise "
+        assert rises is not traits.higher_is_better, name
+        comparison = Comparison(
+            metric=name, n=9, reference=0.5, int8=0.25, degradation=0.1, method="some"
+        )
+        alone = wording.both_values(comparison)[0] == wording.NOTHING
+        assert alone is traits.relative, name

@@ -7,15 +7,15 @@ from typing import Any
 
 import numpy as np
 
-from gate import artifact, data, preprocess, tasks
+from gate import artifact, data, preprocess, remote, tasks
 from gate.backends import Backend
 from gate.errors import GateError, RecordError, UsageError
-from gate.evaluate import load_arrays, load_rows
 from gate.metrics import Metric
-from gate.policy import DataSource
 from gate.records import GateRecord
+from gate.rows import load_arrays, load_rows
+from gate.sources import DataSource
 from gate.tasks import BoundTask
-from gate.values import Array, Evaluation, Rows, Split, TensorSpec
+from gate.values import Array, Evaluation, Ragged, Rows, Split, TensorSpec, Values
 
 INT8, FP32, OUTPUTS, ROWS = "model.int8.onnx", "model.fp32.onnx", "outputs.npz", "rows.npz"
 _OUTPUT = "output/"
@@ -174,10 +174,11 @@ def opened(name: str, record: GateRecord, path: Path | None, scratch: Path, *, f
     told = record.policy_source
     base = Path(told.base) if told.base else Path(told.file).parent
     what = name.replace("_", "-")
+    home = base
     if path is not None:
         source = source.model_copy(update={"path": str(path), "format": _format(source, path)})
         base = Path()
-    elif not (base / source.path).exists():
+    elif not remote.is_uri(source.path) and not (base / source.path).exists():
         raise UsageError(
             f"the {what} data of record {record.id} are no longer at {base / source.path}: "
             f"say where they are with {flag}"
@@ -190,14 +191,19 @@ def opened(name: str, record: GateRecord, path: Path | None, scratch: Path, *, f
         preprocess=policy.build.preprocess,
         seed=policy.judge.seed,
         scratch=scratch,
-        needs_target=name == "held_out",
+        needs_target=name == "held_out" and data.has_target(name, source, base),
+        home=home,
     )
     if split.sha256 != known:
         raise UsageError(
-            f"{(base / source.path)} is not the {what} set of record {record.id} (sha256 "
+            f"{_shown(source, base)} is not the {what} set of record {record.id} (sha256 "
             f"{split.sha256[:12]}…, and it was {known[:12]}…): name the right one with {flag}"
         )
     return split
+
+
+def _shown(source: DataSource, base: Path) -> str:
+    return source.path if remote.is_uri(source.path) else str(base / source.path)
 
 
 def _named(record: GateRecord, name: str) -> tuple[DataSource, str]:
@@ -225,7 +231,7 @@ def _demand_preprocessing(record: GateRecord) -> None:
 
 def batches(
     stored: Stored, split: Split, *, size: int, whole: bool
-) -> Iterator[tuple[dict[str, Array], Array]]:
+) -> Iterator[tuple[Mapping[str, Array], Array]]:
     """Feeds of full batches by input name, and which of their outputs are the sample's, in order.
 
     With `whole` they are the run's own batches. Otherwise the sample is packed into as few as
@@ -235,8 +241,7 @@ def batches(
         positions = places(ids, split.ids)
         assert positions is not None, "a split of the record's digest holds the record's ids"
         rows = split.order[positions]
-        feeds = {name: split.prepare(column[rows]) for name, column in split.inputs.items()}
-        yield feeds, wanted
+        yield split.feeds(rows), wanted
 
 
 def _whole(stored: Stored, size: int) -> Iterator[tuple[Array, Array]]:
@@ -267,7 +272,6 @@ def bind(
 
     Only shapes come of it, so INT8's stored outputs do as well where it is not.
     """
-    assert split.targets is not None
     outputs = tuple(TensorSpec(**info.model_dump()) for info in record.candidate.outputs)
     first: Mapping[str, Array] = stored.outputs
     if (folder / FP32).is_file():
@@ -277,7 +281,7 @@ def bind(
     return tasks.get(record.policy.task).bind(record.policy.build, outputs, split.targets, first)
 
 
-def demand_vouched(stored: Stored, task: BoundTask, targets: Array, file: Path) -> None:
+def demand_vouched(stored: Stored, task: BoundTask, targets: Values | None, file: Path) -> None:
     """The outputs give the rows that the record vouches for.
 
     Raises:
@@ -295,16 +299,22 @@ def demand_vouched(stored: Stored, task: BoundTask, targets: Array, file: Path) 
             )
 
 
-def _alike(metric: Metric, scores: Array, targets: Array, known: Rows) -> bool:
-    rows = np.asarray(metric.observe(scores, targets, None))
-    return rows.shape == known.values.shape and np.allclose(
-        rows, known.values, rtol=_CLOSE, atol=_CLOSE, equal_nan=True
+def _alike(metric: Metric, scores: Values, targets: Values | None, known: Rows) -> bool:
+    sides = [metric.observe(scores, targets, None), known.values]
+    if all(isinstance(side, Ragged) for side in sides):
+        before, after = (side for side in sides if isinstance(side, Ragged))
+        if before.sizes.tolist() != after.sizes.tolist():
+            return False
+        sides = [before.values, after.values]
+    old, new = map(np.asarray, sides)
+    return old.shape == new.shape and np.allclose(
+        old, new, rtol=_CLOSE, atol=_CLOSE, equal_nan=True
     )
 
 
-def targets_of(stored: Stored, split: Split) -> Array:
-    """(S,) or (S, L): the sample's targets."""
+def targets_of(stored: Stored, split: Split) -> Values | None:
+    """The sample's targets, an entry an example; None where there are none."""
     positions = places(stored.ids, split.ids)
-    if positions is None or split.targets is None:
+    if positions is None:
         raise GateError("the held-out set does not hold the record's examples")
-    return np.asarray(split.targets[positions])
+    return None if split.targets is None else split.targets[positions]

@@ -24,12 +24,14 @@ from gate.progress import Progress, Silent
 from gate.records import GateRecord
 from gate.run import SMOOTHED
 from gate.tasks import BoundTask
-from gate.values import Array, Evaluation, Int8Model, Split, TensorSpec
+from gate.values import Array, Evaluation, Int8Model, Ragged, Split, TensorSpec, Values, joined
 from gate.why import NO_DATA, of_layers, some, with_problem
 
 EXAMPLES = 256
 _LISTED = 1000
 """Layers: all of them, as good as."""
+_CLASSES = 2
+"""Axes of scores by class."""
 _FLIPS = 20
 _CONSIDERED = 2000
 """Flips of which the largest are shown; more are not run again."""
@@ -114,7 +116,7 @@ def _metrics(record: GateRecord, evaluation: Evaluation) -> dict[str, Metric]:
     task = tasks.get(record.policy.task)
     metric = task.observed(evaluation.targets, evaluation.fp32)
     measured = dict.fromkeys(one.metric for one in record.comparisons)
-    known = [name for name in measured if task.proportion(name) is not None]
+    known = [name for name in measured if task.traits(name) is not None]
     return {name: metric(name) for name in known}
 
 
@@ -200,51 +202,76 @@ def _with_flips(case: _Case, found: Diagnosis, data: Path | None) -> Diagnosis:
 
 def _flips(case: _Case, split: Split, ids: Array) -> tuple[Flip, ...]:
     places = stores.places(ids, split.ids)
-    if places is None or split.targets is None:
+    if places is None:
         raise EvaluationError("the held-out set does not hold the record's examples")
     runners = [case.backend.open(model, threads=case.threads) for model in (case.fp32, case.int8)]
     size = case.record.provenance.batch_size
-    task, sides = None, ([], [])  # type: tuple[BoundTask | None, tuple[list[Array], list[Array]]]
+    sides: tuple[list[Values], list[Values]] = ([], [])
+    task: BoundTask | None = None
     for start in range(0, len(ids), size):
         part = places[start : start + size]
         rows = split.order[np.resize(part, case.fixed or len(part))]
-        feeds = {name: split.prepare(column[rows]) for name, column in split.inputs.items()}
+        feeds = split.feeds(rows)
         outputs = [runner.run(feeds) for runner in runners]
         task = task or _task(case, split, outputs[0])
         for side, given in zip(sides, outputs, strict=True):
             side.append(task.decode(given)[: len(part)])
-    fp32, int8 = (np.concatenate(side) for side in sides)
-    return _largest(case, ids, split.targets[places], fp32, int8)
+    assert task is not None
+    fp32, int8 = (joined(side) for side in sides)
+    targets = None if split.targets is None else split.targets[places]
+    return _largest(case, task, ids, targets, (fp32, int8))
 
 
 def _task(case: _Case, split: Split, first: Mapping[str, Array]) -> BoundTask:
-    assert split.targets is not None
     policy = case.record.policy
     outputs = tuple(TensorSpec(**info.model_dump()) for info in case.record.candidate.outputs)
     return tasks.get(policy.task).bind(policy.build, outputs, split.targets, first)
 
 
-def _largest(case: _Case, ids: Array, targets: Array, fp32: Array, int8: Array) -> tuple[Flip, ...]:
-    labels = targets.ndim > 1
-    margins = np.abs(fp32 - int8).max(axis=1) if labels else diagnose.margins(fp32, int8)
+def _largest(
+    case: _Case,
+    task: BoundTask,
+    ids: Array,
+    targets: Values | None,
+    decoded: tuple[Values, Values],
+) -> tuple[Flip, ...]:
+    fp32, int8 = decoded
+    labels = targets is not None and targets.ndim > 1
+    margins = _margins(fp32, int8, labels=labels)
     order = np.argsort(-np.where(np.isnan(margins), np.inf, margins), kind="stable")[:_FLIPS]
     classes = case.record.policy.build.classes
+
+    def told(side: Values, at: int) -> str:
+        one = side.entry(at) if isinstance(side, Ragged) else side[at]
+        return task.tell(one) if task.tell else _predicted(one, classes, labels=labels)
+
     return tuple(
         Flip(
             id=str(ids[at]),
-            target=str(targets[at]),
-            fp32=_predicted(fp32[at], classes, labels=labels),
-            int8=_predicted(int8[at], classes, labels=labels),
+            target=str(targets[at]) if isinstance(targets, np.ndarray) else "",
+            fp32=told(fp32, at),
+            int8=told(int8, at),
             margin=float(np.nan_to_num(margins[at])),
         )
-        for at in order
+        for at in order.tolist()
     )
+
+
+def _margins(fp32: Values, int8: Values, *, labels: bool) -> Array:
+    """(N,) how far the two are apart; 0 where rows have no counterpart to be held against."""
+    if isinstance(fp32, Ragged) or isinstance(int8, Ragged):
+        return np.zeros(len(fp32))
+    if labels or fp32.ndim != _CLASSES:
+        return np.asarray(np.abs(fp32 - int8).reshape(len(fp32), -1).max(axis=1))
+    return diagnose.margins(fp32, int8)
 
 
 def _predicted(scores: Array, classes: tuple[str, ...], *, labels: bool) -> str:
     """`7 (0.93)`; several labels or one score are written out."""
     if not np.isfinite(scores).all():
         return "NaN"
+    if scores.ndim != 1:
+        return "changed"
     if labels or len(scores) == 1:
         return " ".join(f"{score:.3f}" for score in scores)
     best = int(scores.argmax())

@@ -9,7 +9,7 @@ from gate.commands.report import load_record, record_file
 from gate.compare import compare_budgets
 from gate.decide import decide, measured_of
 from gate.errors import RecordError, UsageError
-from gate.evaluate import demand_baseline, load_rows
+from gate.evaluate import demand_baseline
 from gate.judgeable import unsupported
 from gate.metrics import ARTIFACT_METRICS, MODEL_METRICS, PROCESS_METRICS, Metric
 from gate.policy import Policy
@@ -24,6 +24,7 @@ from gate.records import (
     PolicySource,
     Verdict,
 )
+from gate.rows import load_rows
 from gate.statistics import exact, ledger
 from gate.values import Evaluation
 from gate.wording import few

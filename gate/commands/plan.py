@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from pydantic import ValidationError
 
-from gate import formats, tasks, trackers
+from gate import formats, remote, tasks, trackers
 from gate.commands import _plan_html, _plan_text
 from gate.commands._plan_pages import History, Page, Setting, page
 from gate.errors import DataError, UsageError
@@ -82,7 +82,7 @@ def plan(policy: str, *, tracker: str, html: Path | None) -> str:
 
 def _page(loaded: LoadedPolicy, tracker: Tracker) -> Page:
     policy = loaded.policy
-    path = loaded.resolve(policy.judge.held_out.path)
+    path = remote.local(policy.judge.held_out.path, loaded.base)
     data = _read(policy, path) if path.exists() else None
     runs = _recorded(tracker, policy.model)
     questions = [
@@ -121,7 +121,8 @@ def _is_there(loaded: LoadedPolicy) -> bool:
     """Whether every data file exists, so that its columns can be checked."""
     build = loaded.policy.build
     sources = (loaded.policy.judge.held_out, build.calibration, build.tuning)
-    return all(loaded.resolve(source.path).exists() for source in sources if source is not None)
+    places = [remote.local(source.path, loaded.base) for source in sources if source is not None]
+    return all(place.exists() for place in places)
 
 
 def _write(file: Path, text: str) -> None:
@@ -156,7 +157,8 @@ def _kind(policy: Policy, budget: Budget, data: _Data | None) -> Kind:
     if budget.metric in MODEL_METRICS:
         return "exact"
     task = tasks.get(policy.task)
-    proportion = task.proportion(budget.metric) or task.relative(budget.metric)
+    traits = task.traits(budget.metric)
+    proportion = traits is not None and traits.proportion
     if not proportion or (data is not None and data.clustered):
         return "spread"
     if budget.threshold in ("at_least", "at_most"):

@@ -16,14 +16,13 @@ from typing import Any
 
 import numpy as np
 
-from gate import backends, data, formats, publish, tasks, trackers
+from gate import backends, data, publish, tasks, trackers
 from gate.commands._recover_plot import plot
 from gate.drafts import Drafts
 from gate.errors import QuantizationError, UsageError
 from gate.evaluate import first_outputs, opening
 from gate.judgeable import unsupported
 from gate.pipeline import BACKEND, Finished, named_candidate, run_gate
-from gate.policy import DataSource
 from gate.policy_file import LoadedPolicy, digest, load_policy
 from gate.preflight import preflight
 from gate.progress import Progress, Silent
@@ -37,7 +36,7 @@ from gate.tasks import BoundTask
 from gate.trackers import Tracker
 from gate.trials import PLOT, Journal, Trial, question_digest
 from gate.tuning import Tuning
-from gate.values import Array, Candidate, Split
+from gate.values import Array, Candidate, Ragged, Split, Values, joined
 
 TRIALS = 40
 _CARVED = 0.5
@@ -48,6 +47,8 @@ _THRESHOLD = 0.5
 """Score above which a binary classifier says yes."""
 _CALIBRATED = 256
 """Calibration examples of a trial, at the most; the winner is calibrated on all of them."""
+_SCORES = 2
+"""Axes of scores by class."""
 _SMALLEST = 30
 """Tuning examples below which trials tell nothing."""
 
@@ -205,7 +206,7 @@ def _prepared(run: Run, given: Given, limits: Limits, keeper: Tracker) -> tuple[
     folder = publish.RUNS / run.policy.model / "recover" / question_digest(question)[:12]
     first = first_outputs(lambda batch: runner.run(batch.feeds), shown)
 
-    def bound(targets: Array) -> BoundTask:
+    def bound(targets: Values) -> BoundTask:
         return tasks.get(run.policy.task).bind(run.policy.build, candidate.outputs, targets, first)
 
     targets = _targets(tuning, outputs, bound) if tuning.targets is None else tuning.targets
@@ -276,7 +277,7 @@ def _opened(run: Run, candidate: Candidate) -> tuple[Split | None, Split | None]
             preprocess=build.preprocess,
             seed=run.policy.judge.seed,
             scratch=run.scratch / name,
-            needs_target=source is judged_on and _has_targets(run, source),
+            needs_target=source is judged_on and data.has_target(name, source, run.loaded.base),
         )
         for name, source in (("calibration", build.calibration), ("tuning", build.tuning))
     )
@@ -296,17 +297,17 @@ def _opened(run: Run, candidate: Candidate) -> tuple[Split | None, Split | None]
     return calibration, tuning
 
 
-def _has_targets(run: Run, source: DataSource) -> bool:
-    path = run.loaded.resolve(source.path)
-    return "target" in formats.of(path, source.format).columns(path)
-
-
 def _targets(
     tuning: Split, outputs: list[dict[str, Array]], bound: Callable[[Array], BoundTask]
 ) -> Array:
     """What FP32 predicts, where the data have none: then each flip counts as an error."""
     task = bound(np.zeros(len(tuning), dtype=np.int64))
-    scores = np.concatenate([task.decode(given) for given in outputs])
+    scores = joined([task.decode(given) for given in outputs])
+    if isinstance(scores, Ragged) or scores.ndim != _SCORES:
+        raise UsageError(
+            f"{tuning.name} ({tuning.source}) has no column 'target', and what FP32 predicts is no "
+            "class that could stand in for it: name labelled data in `build.tuning`"
+        )
     if scores.shape[1] == 1:
         return np.asarray(scores[:, 0] > _THRESHOLD, dtype=np.int64)
     return np.asarray(scores.argmax(axis=1))

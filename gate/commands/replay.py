@@ -26,7 +26,7 @@ from gate.provenance import ARM_FEATURES, X86_FEATURES
 from gate.records import GateRecord
 from gate.statistics import clopper_pearson
 from gate.tasks import BoundTask
-from gate.values import Array, Rows, Split
+from gate.values import Array, Rows, Split, Values
 
 Outcome = Literal["same", "close", "different", "not proven"]
 MAX_FLIPS, CONFIDENCE = 0.01, 0.95
@@ -135,7 +135,8 @@ def replay(
         vouched = stores.targets_of(every, split)
         stores.demand_vouched(every, task, vouched, folder / stores.OUTPUTS)
         chosen = _chosen(len(every.ids), examples, max_flips, record.policy.judge.seed)
-        sample, targets = every.take(chosen), vouched[chosen]
+        sample = every.take(chosen)
+        targets = None if vouched is None else vouched[chosen]
         # an emulator is slow: where batch mates do not matter, the sample alone is run
         whole = cpu is None or not _alone(record)
         ran = _run(on, record, model, sample, split=split, whole=whole, scratch=scratch, told=told)
@@ -227,7 +228,7 @@ def _compared(
     ran: cpus.Ran,
     *,
     task: BoundTask,
-    targets: Array,
+    targets: Values | None,
     machine: str,
     max_flips: float,
     stored: int,
@@ -333,14 +334,14 @@ def _each(values: Array) -> Array:
     return np.asarray(values.reshape(len(values), math.prod(values.shape[1:])).all(axis=1))
 
 
-def _flips(metric: Metric, before: Array, after: Array, targets: Array) -> int:
+def _flips(metric: Metric, before: Values, after: Values, targets: Values | None) -> int:
     """An example that is NaN on either side counts: what is unknown must not look unchanged."""
     assert metric.per_example is not None
     rows = Rows(metric.observe(after, targets, before))
     return int(np.sum(metric.per_example(rows)))
 
 
-def _value(metric: Metric, scores: Array, targets: Array) -> float | None:
+def _value(metric: Metric, scores: Values, targets: Values | None) -> float | None:
     value = float(metric.summarize(Rows(metric.observe(scores, targets, None))))
     return value if math.isfinite(value) else None
 

@@ -18,7 +18,7 @@ import numpy as np
 
 from gate import formats
 from gate.errors import DataError
-from gate.values import Array, Column
+from gate.values import Array, Column, Ragged
 
 _DAMAGE = (
     OSError,
@@ -38,6 +38,8 @@ _DAMAGE = (
 _ENCRYPTED = 0x1
 _LOCAL_HEADER = struct.Struct("<4s22xHH")
 _COPY_BLOCK = 1 << 20
+_TARGET = "target"
+_OFFSETS = f"{_TARGET}/offsets"
 _HEADERS = {
     (1, 0): np.lib.format.read_array_header_1_0,
     (2, 0): np.lib.format.read_array_header_2_0,
@@ -47,7 +49,8 @@ _HEADERS = {
 class Npz:
     """Members stored uncompressed are mapped where they lie, others are unpacked once.
 
-    A mapped member is not read to compare its checksum: a policy's `sha256` pin does that.
+    A mapped member is not read to compare its checksum: a policy's `sha256` pin does that. A
+    `target` (M, k) beside a `target/offsets` (N + 1,) is any number of rows an example.
     """
 
     key: str = "npz"
@@ -67,14 +70,20 @@ class Npz:
             mapped = {m.name: _map_in_place(path, m) for m in members if m.mappable}
             unpacked = _unpack_all(path, archive, packed, scratch) if packed else {}
         columns = mapped | unpacked
-        return {member.name: columns[member.name] for member in members}
+        ordered = {member.name: columns[member.name] for member in members}
+        return _with_rows(path, ordered) if _OFFSETS in ordered else ordered
 
     def columns(self, path: Path) -> Mapping[str, tuple[int, ...]]:
         """Column names and shapes, from the members' headers alone."""
         with _opened(path) as archive:
             members = _members(path, archive)
         _check_first_axes(path, members)
-        return {member.name: member.shape for member in members}
+        lengths = _lengths(path, members)
+        return {
+            member.name: (lengths[member.name], *member.shape[1:])
+            for member in members
+            if member.name != _OFFSETS
+        }
 
 
 FORMAT = Npz()
@@ -205,11 +214,45 @@ def _check_dtype(where: str, dtype: np.dtype[Any]) -> None:
 
 
 def _check_first_axes(path: Path, members: list[_Member]) -> None:
-    if len({member.shape[0] for member in members}) > 1:
-        lengths = ", ".join(f"{member.name} {member.shape[0]}" for member in members)
+    lengths = _lengths(path, members)
+    if len({*lengths.values()}) > 1:
+        shown = ", ".join(f"{name} {length}" for name, length in lengths.items())
         raise DataError(
-            f"{path}: first axes differ ({lengths}); every column needs one entry an example"
+            f"{path}: first axes differ ({shown}); every column needs one entry an example"
         )
+
+
+def _lengths(path: Path, members: list[_Member]) -> dict[str, int]:
+    """Examples by column; where a target has offsets, they tell."""
+    lengths = {member.name: member.shape[0] for member in members}
+    if _OFFSETS in lengths:
+        shapes = {member.name: member.shape for member in members}
+        ranks = len(shapes.get(_TARGET, ())), len(shapes[_OFFSETS])
+        if ranks != (2, 1) or lengths[_OFFSETS] == 0:
+            raise DataError(
+                f"{path}: {_OFFSETS!r} {shapes[_OFFSETS]} needs N + 1 values and a {_TARGET!r} "
+                "(M, k) beside it: entry i is its rows from value i to value i + 1"
+            )
+        lengths[_TARGET] = lengths.pop(_OFFSETS) - 1
+    return lengths
+
+
+def _with_rows(path: Path, columns: Mapping[str, Column]) -> dict[str, Column]:
+    """The target and its offsets as one column, in memory."""
+    values, offsets = np.array(columns[_TARGET][:]), np.array(columns[_OFFSETS][:])
+    rising = offsets.dtype.kind in "iu" and (offsets[1:] >= offsets[:-1]).all()
+    if (
+        not rising
+        or offsets[0] != 0
+        or offsets[-1] != len(values)
+        or values.dtype.kind not in "iuf"
+    ):
+        raise DataError(
+            f"{path}: {_OFFSETS!r} must be integers that rise from 0 to the {len(values)} rows of "
+            f"{_TARGET!r}, which are numbers"
+        )
+    rest = {name: column for name, column in columns.items() if name != _OFFSETS}
+    return rest | {_TARGET: Ragged(values.astype(np.float64), offsets.astype(np.int64))}
 
 
 def _map_in_place(path: Path, member: _Member) -> Column:

@@ -12,6 +12,7 @@ import numpy as np
 
 from gate import formats
 from gate.errors import DataError
+from gate.formats import _parquet_objects as objects
 from gate.values import Array, Column
 
 _BATCH_BYTES = 4 << 20
@@ -20,7 +21,11 @@ _READ_AHEAD = 1 << 20
 
 
 class Parquet:
-    """Numbers, booleans, text, and lists or fixed-shape tensors of them."""
+    """Numbers, booleans, text, and lists or fixed-shape tensors of them; encoded images.
+
+    Binary columns are encoded images, and so are HuggingFace's structs of `bytes` and `path`. A
+    `target` of lists of lists of floats has any number of rows an example.
+    """
 
     key: str = "parquet"
     suffixes: tuple[str, ...] = (".parquet", ".pq")
@@ -34,17 +39,33 @@ class Parquet:
         """
         with _damage(path), _opened(path) as file:
             layouts = [_measured(file, layout) for layout in _layouts(path, file)]
+            special = _special(file)
             size = sum(layout.bytes for layout in layouts)
+            size += sum(objects.stored_bytes(file, name) for name in special)
             folder = formats.unpacking_folder(scratch, path, size)
-            return {
+            columns: dict[str, Column] = {
                 layout.name: _unpack(file, layout, folder / f"{number}.npy")
                 for number, layout in enumerate(layouts)
             }
+            for number, (name, kind) in enumerate(special.items()):
+                where, arrays = f"{path}: column {name!r}", _objects(path, file, name)
+                columns[name] = (
+                    objects.unpack(where, arrays, folder / f"{number}.bin")
+                    if kind == "encoded"
+                    else objects.rows(where, arrays)
+                )
+            return {name: columns[name] for name in file.schema_arrow.names}
 
     def columns(self, path: Path) -> Mapping[str, tuple[int, ...]]:
         """Column names and shapes, from the schema and, for plain lists, the first row."""
         with _damage(path), _opened(path) as file:
-            return {layout.name: layout.shape for layout in _layouts(path, file)}
+            shapes = {layout.name: layout.shape for layout in _layouts(path, file)}
+            for name, kind in _special(file).items():
+                shapes[name] = (file.metadata.num_rows,)
+                if kind == "rows":
+                    where = f"{path}: column {name!r}"
+                    shapes[name] = objects.rows(where, _objects(path, file, name)).shape
+            return {name: shapes[name] for name in file.schema_arrow.names}
 
 
 FORMAT = Parquet()
@@ -113,7 +134,21 @@ def _layouts(path: Path, file: Any) -> list[_Layout]:
             raise DataError(f"{path} holds {times} columns {name!r}; rename all but one")
     if not names:
         raise DataError(f"{path} holds no columns; write it again")
-    return [_layout(path, file, field) for field in file.schema_arrow]
+    return [
+        _layout(path, file, field)
+        for field in file.schema_arrow
+        if objects.kind(field.name, field.type) is None
+    ]
+
+
+def _special(file: Any) -> dict[str, str]:
+    """Columns that are no rectangles, and what they are."""
+    kinds = {field.name: objects.kind(field.name, field.type) for field in file.schema_arrow}
+    return {name: kind for name, kind in kinds.items() if kind is not None}
+
+
+def _objects(path: Path, file: Any, name: str) -> Iterator[Any]:
+    return _batches(f"{path}: column {name!r}", file, name, objects.BATCH_ROWS)
 
 
 def _layout(path: Path, file: Any, field: Any) -> _Layout:
@@ -186,8 +221,8 @@ def _dtype(where: str, leaf: Any, declared: Any) -> np.dtype[Any]:
         dtype: np.dtype[Any] = np.dtype(leaf.to_pandas_dtype())
         return dtype
     raise DataError(
-        f"{where} is {declared}; a column holds booleans, integers, floats, text, or lists of "
-        "them: convert it (a date to text, a decimal to float64), or leave it out"
+        f"{where} is {declared}; a column holds booleans, integers, floats, text, lists of them, "
+        "or encoded images: convert it (a date to text, a decimal to float64), or leave it out"
     )
 
 

@@ -2,15 +2,25 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Protocol, cast
+from typing import Any, Protocol, cast
 
 from gate import door
-from gate.metrics import Metric
+from gate.metrics import Metric, Traits
 from gate.policy import Build
-from gate.values import Array, Rows, TensorSpec
+from gate.values import Array, Rows, TensorSpec, Values
 
 GROUP = "gate.tasks"
-TASKS = {"classification": "gate.tasks.classification:TASK"}
+TASKS = {
+    "classification": "gate.tasks.classification:TASK",
+    "detection": "gate.tasks.detection:TASK",
+    "embedding": "gate.tasks.embedding:TASK",
+    "question_answering": "gate.tasks.question_answering:TASK",
+    "ranking": "gate.tasks.ranking:TASK",
+    "regression": "gate.tasks.regression:TASK",
+    "segmentation": "gate.tasks.segmentation:TASK",
+    "text_classification": "gate.tasks.text_classification:TASK",
+    "token_classification": "gate.tasks.token_classification:TASK",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,14 +29,17 @@ class BoundTask:
 
     kind: str
     """What the data made of it: multi-class, binary, multi-label."""
-    decode: Callable[[Mapping[str, Array]], Array]
-    """Raw outputs by name, (B, …) -> scores (B, C)."""
+    decode: Callable[[Mapping[str, Array]], Values]
+    """Raw outputs by name, (B, …) -> what the task's metrics observe, an entry an example; NaN in
+    that of an example whose outputs are not finite."""
     metrics: Mapping[str, Metric]
     """Every metric that applies to this kind, in the order a report shows them."""
     metric: Callable[[str], Metric]
     """A metric by name, parametrised ones (top5_accuracy) included.
 
     Raises UsageError where it does not apply to this kind."""
+    tell: Callable[[Any], str] | None = None
+    """One example's prediction, as decoded, in a few words: for tables of flips."""
 
 
 class Task(Protocol):
@@ -35,29 +48,22 @@ class Task(Protocol):
     key: str
     decoders: tuple[str, ...]
     """Values of `build.decode`."""
-    known: tuple[str, ...]
-    """Metric names, for messages."""
+    known: Mapping[str, Traits]
+    """Metrics by name."""
 
-    def proportion(self, metric: str) -> bool | None:
-        """Whether a known metric is a 0/1 per example; None where the name is not known."""
-
-    def relative(self, metric: str) -> bool:
-        """Whether a known metric compares INT8 with FP32 in itself."""
-
-    def higher_is_better(self, metric: str) -> bool:
-        """A known metric's direction."""
-
-    def share(self, metric: str) -> bool:
-        """Whether a known metric's values lie in 0..1."""
+    def traits(self, metric: str) -> Traits | None:
+        """Those of a metric, parametrised ones (top5_accuracy) included; None: no such metric."""
 
     def bind(
         self,
         build: Build,
         outputs: tuple[TensorSpec, ...],
-        targets: Array,
+        targets: Values | None,
         first: Mapping[str, Array],
     ) -> BoundTask:
         """Fit the task to a model's outputs and all targets of a split.
+
+        Without targets only metrics that compare INT8 with FP32 in itself are there.
 
         `first` are the FP32 model's raw outputs by name, (B, …) each, for one batch.
 
@@ -66,10 +72,10 @@ class Task(Protocol):
             UsageError: the policy names an output or decoder that does not exist.
         """
 
-    def observed(self, targets: Array, rows: Mapping[str, Rows]) -> Callable[[str], Metric]:
+    def observed(self, targets: Values | None, rows: Mapping[str, Rows]) -> Callable[[str], Metric]:
         """Metrics by name, for rows that were observed in an earlier run.
 
-        `targets` (N,) or (N, L), and `rows` by observation, as `rows.npz` holds them.
+        `targets`, an entry an example, and `rows` by observation, as `rows.npz` holds them.
 
         Raises (when called): UsageError where a metric does not apply to what was predicted.
         """

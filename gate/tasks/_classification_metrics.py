@@ -6,12 +6,12 @@ scikit-learn on its own. Rows are the smallest sufficient statistics:
 ========== ======================= ===========================================================
 rows       columns                 read by
 ========== ======================= ===========================================================
-label      prediction, target      accuracy, balanced accuracy, precision, recall, F1
+label      prediction, target      accuracy, balanced accuracy, precision, recall, F1, MCC
 score      scores, target          AUROC (of two classes only the positive one's score)
 log_loss   the example's loss      log loss, a mean of losses
 top<k>     1 where target in top k top-k accuracy
 confidence probability, 1 if right expected calibration error
-flip       1 where INT8 differs    prediction flips
+others     see `_agreement`        flips, divergence, cosine, noise
 ========== ======================= ===========================================================
 
 A summary over any NaN, or over no rows, is NaN.
@@ -24,24 +24,27 @@ from functools import partial
 import numpy as np
 
 from gate.metrics import Metric
+from gate.tasks import _agreement as agreement
 from gate.tasks._classification_rows import (
     EPS,
     Counts,
     Problem,
     count,
     observing,
+    predict,
     see_confidence,
-    see_flip,
     see_label,
     see_log_loss,
     see_score,
     see_top,
     unpack,
 )
-from gate.tasks._classification_sway import of_auroc, of_average, of_balanced_accuracy
+from gate.tasks._classification_sway import of_anything, of_auroc, of_average, of_balanced_accuracy
 from gate.values import Array, Rows
 
 _REPORTED_K = 5
+_ASKED = {"kl_divergence", "mcc", *agreement.VALUES}
+"""Reported where a policy asks for them."""
 _MANY_CLASSES = 100
 _BINS = 15
 _TOP_K = re.compile(r"top([1-9][0-9]{0,8})_accuracy")
@@ -57,21 +60,6 @@ _TERMS: dict[str, _Term] = {
     "recall": lambda counts: (counts.hit, counts.actual),
     "f1": lambda counts: (2 * counts.hit, counts.predicted + counts.actual),
 }
-
-
-def _defined(summary: Callable[[Array], float]) -> Callable[[Rows], float]:
-    """`summary`, but NaN over no rows or any NaN."""
-
-    def summarize(rows: Rows) -> float:
-        if len(rows) == 0 or np.isnan(rows.values).any():
-            return float("nan")
-        return float(summary(rows.values))
-
-    return summarize
-
-
-def _mean(values: Array) -> float:
-    return float(values.mean())
 
 
 def _ratio(numerator: Array, denominator: Array) -> Array:
@@ -102,6 +90,21 @@ def _balanced(problem: Problem, values: Array) -> float:
     counts = count(problem, values)
     occurs = counts.actual > 0
     return float((counts.hit[occurs] / counts.actual[occurs]).mean())
+
+
+def _matthews(problem: Problem, values: Array) -> float:
+    """Matthews' correlation (c·N − Σ p_k t_k) / √((N² − Σ p_k²) (N² − Σ t_k²)), −1..1.
+
+    With c right of N, and p_k and t_k examples predicted and actual of class k. 0 where all are
+    predicted or actual as one class, scikit-learn's value. J. Gorodkin (2004), "Comparing two
+    K-category assignments by a K-category correlation coefficient", Computational Biology and
+    Chemistry 28.
+    """
+    counts, n = count(problem, values), len(values)
+    predicted, actual = counts.predicted.astype(np.float64), counts.actual.astype(np.float64)
+    product = (n**2 - predicted @ predicted) * (n**2 - actual @ actual)
+    shared = counts.hit.sum() * n - predicted @ actual
+    return float(shared / np.sqrt(product)) if product > 0 else 0.0
 
 
 def _calibration_error(values: Array) -> float:
@@ -162,9 +165,9 @@ def top_k_metric(problem: Problem, k: int) -> Metric:
         name=f"top{k}_accuracy",
         observation=f"top{k}",
         observe=observing(problem, see_top(k)),
-        summarize=_defined(_mean),
+        summarize=agreement.defined(agreement.mean),
         higher_is_better=True,
-        per_example=lambda rows: rows.values[:, 0] == 1,
+        per_example=lambda rows: rows.flat[:, 0] == 1,
     )
 
 
@@ -184,17 +187,33 @@ def catalogue(problem: Problem) -> dict[str, Metric]:
             )
         )
     metrics += _averages(problem)
+    if not problem.multi_label:
+        metrics.append(_on_labels(problem, "mcc", partial(_matthews, problem), of_anything))
     metrics += [_auroc_metric(problem), _log_loss(problem)]
     if not problem.multi_label:
         metrics.append(_ece(problem))
-    metrics.append(_flips(problem))
+    metrics.append(agreement.flips(partial(_differ, problem)))
+    metrics.append(agreement.of_probabilities(partial(_distributions, problem)))
+    metrics += agreement.of_values()
     return {metric.name: metric for metric in metrics}
 
 
+def _differ(problem: Problem, int8: Array, fp32: Array) -> Array:
+    """(B,) of bool: where the predictions are not the same."""
+    return np.asarray(np.any(predict(problem, int8) != predict(problem, fp32), axis=1))
+
+
+def _distributions(problem: Problem, scores: Array) -> Array:
+    """(B, C), or (B, L, 2) where each label is yes or no."""
+    if problem.kind == "multi-class":
+        return np.asarray(scores / np.maximum(scores.sum(axis=1, keepdims=True), EPS))
+    return np.stack([scores, 1 - scores], axis=-1)
+
+
 def shown(problem: Problem, metrics: Mapping[str, Metric]) -> dict[str, Metric]:
-    """Those that are reported unasked: all, but auroc keeps a score per class and example."""
-    heavy = ("auroc",) if problem.size > _MANY_CLASSES else ()
-    return {name: metric for name, metric in metrics.items() if name not in heavy}
+    """Those that are reported unasked: auroc keeps a score per class and example."""
+    heavy = {"auroc"} if problem.size > _MANY_CLASSES else set()
+    return {name: metric for name, metric in metrics.items() if name not in heavy | _ASKED}
 
 
 def _on_labels(
@@ -209,10 +228,10 @@ def _on_labels(
         name=name,
         observation="label",
         observe=observing(problem, see_label),
-        summarize=_defined(summary),
+        summarize=agreement.defined(summary),
         higher_is_better=True,
-        sway=lambda rows: sway(problem, rows.values),
-        flaws=lambda rows: np.any(np.not_equal(*np.hsplit(rows.values, 2)), axis=1),
+        sway=lambda rows: sway(problem, rows.flat),
+        flaws=lambda rows: np.any(np.not_equal(*np.hsplit(rows.flat, 2)), axis=1),
         sees=partial(_hits, problem) if hits_only else None,
     )
 
@@ -220,9 +239,9 @@ def _on_labels(
 def _hits(problem: Problem, rows: Rows) -> Array:
     """What recall depends on: (N, 1) whether the class was hit, or (N, L) which labels were."""
     if problem.multi_label:
-        predicted, actual = (unpack(half, problem.size) for half in np.hsplit(rows.values, 2))
+        predicted, actual = (unpack(half, problem.size) for half in np.hsplit(rows.flat, 2))
         return np.asarray(predicted & actual)
-    return np.asarray(np.equal(*np.hsplit(rows.values, 2)))
+    return np.asarray(np.equal(*np.hsplit(rows.flat, 2)))
 
 
 def _averages(problem: Problem) -> list[Metric]:
@@ -247,7 +266,7 @@ def _accuracy(problem: Problem) -> Metric:
     """Share of examples predicted exactly: the class, or every label."""
 
     def right(rows: Rows) -> Array:
-        predicted, actual = np.hsplit(rows.values, 2)
+        predicted, actual = np.hsplit(rows.flat, 2)
         exact: Array = np.all(predicted == actual, axis=1)
         return exact
 
@@ -255,7 +274,7 @@ def _accuracy(problem: Problem) -> Metric:
         name="accuracy",
         observation="label",
         observe=observing(problem, see_label),
-        summarize=_defined(lambda values: float(right(Rows(values)).mean())),
+        summarize=agreement.defined(lambda values: float(right(Rows(values)).mean())),
         higher_is_better=True,
         per_example=right,
     )
@@ -266,9 +285,9 @@ def _auroc_metric(problem: Problem) -> Metric:
         name="auroc",
         observation="score",
         observe=observing(problem, see_score),
-        summarize=_defined(partial(_auroc, problem)),
+        summarize=agreement.defined(partial(_auroc, problem)),
         higher_is_better=True,
-        sway=lambda rows: of_auroc(problem, rows.values),
+        sway=lambda rows: of_auroc(problem, rows.flat),
     )
 
 
@@ -277,7 +296,7 @@ def _log_loss(problem: Problem) -> Metric:
         name="log_loss",
         observation="log_loss",
         observe=observing(problem, see_log_loss),
-        summarize=_defined(_mean),
+        summarize=agreement.defined(agreement.mean),
         higher_is_better=False,
         sway=lambda rows: np.full(len(rows), -np.log(EPS)),  # the loss is clipped
     )
@@ -288,23 +307,7 @@ def _ece(problem: Problem) -> Metric:
         name="ece",
         observation="confidence",
         observe=observing(problem, see_confidence),
-        summarize=_defined(_calibration_error),
+        summarize=agreement.defined(_calibration_error),
         higher_is_better=False,
         sway=lambda rows: np.full(len(rows), 2.0),  # it leaves one bin and enters another
-    )
-
-
-def _flips(problem: Problem) -> Metric:
-    """Share of examples that INT8 predicts otherwise than FP32, right or wrong.
-
-    A NaN row counts as a flip in `per_example`: what is unknown must not look unchanged.
-    """
-    return Metric(
-        name="prediction_flips",
-        observation="flip",
-        observe=observing(problem, see_flip),
-        summarize=_defined(_mean),
-        higher_is_better=False,
-        per_example=lambda rows: rows.values[:, 0] != 0,
-        relative=True,
     )

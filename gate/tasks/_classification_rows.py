@@ -106,15 +106,6 @@ def see_score(problem: Problem, scores: Array, targets: Array, _: Array | None) 
     return np.hstack([kept, _code(problem, targets)])
 
 
-def see_flip(problem: Problem, scores: Array, _: Array, reference: Array | None) -> Array:
-    if reference is None:
-        return np.zeros((len(scores), 1))
-    mine, theirs = predict(problem, scores), predict(problem, reference)
-    flips: Array = np.any(mine != theirs, axis=1, keepdims=True).astype(np.float64)
-    flips[~np.isfinite(reference).all(axis=1)] = np.nan
-    return flips
-
-
 def see_log_loss(problem: Problem, scores: Array, targets: Array, _: Array | None) -> Array:
     """−ln of the target's probability, clipped to [ε, 1 − ε] as scikit-learn does.
 

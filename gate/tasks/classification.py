@@ -6,20 +6,21 @@ Shapes say which kind it is, and nothing is guessed from values: targets (N,) wi
 and models, so that each file stays short.
 """
 
-import math
 from collections.abc import Callable, Mapping
 from functools import partial
 
 import numpy as np
 
 from gate import door
-from gate.errors import DataError, EvaluationError, UsageError
-from gate.metrics import Metric
+from gate.errors import DataError, UsageError
+from gate.metrics import Metric, Traits
 from gate.policy import Build
 from gate.tasks import BoundTask, Task
+from gate.tasks import _agreement as agreement
+from gate.tasks import _binding as binding
 from gate.tasks._classification_metrics import catalogue, shown, top_k, top_k_metric
 from gate.tasks._classification_rows import Kind, Problem
-from gate.values import Array, Rows, TensorSpec
+from gate.values import Array, Rows, TensorSpec, Values
 
 _RANGE_SLACK = 1e-6
 """A float32 softmax may round to just above 1."""
@@ -27,10 +28,9 @@ _SUM_SLACK = 1e-3
 _SUM_EXACT = 1e-4
 _LISTED = 10
 
-_PROPORTIONS = ("accuracy", "top5_accuracy", "prediction_flips")
-_BETTER_LOW = ("log_loss", "ece", "prediction_flips")
 _INSTEAD = {
     "balanced_accuracy": "recall_macro",
+    "mcc": "f1_macro or f1_micro",
     "precision": "precision_macro or precision_micro",
     "recall": "recall_macro or recall_micro",
     "f1": "f1_macro or f1_micro",
@@ -39,56 +39,46 @@ _INSTEAD = {
 """What to use where a known metric does not apply."""
 
 
+_PROPORTION = Traits(proportion=True)
+_AVERAGES = tuple(
+    f"{name}{suffix}"
+    for suffix in ("", "_macro", "_micro")
+    for name in ("precision", "recall", "f1")
+)
+KNOWN: Mapping[str, Traits] = {
+    "accuracy": _PROPORTION,
+    "top5_accuracy": _PROPORTION,
+    "balanced_accuracy": Traits(),
+    **dict.fromkeys(_AVERAGES, Traits()),
+    "mcc": Traits(low=-1.0),
+    "auroc": Traits(),
+    "log_loss": Traits(higher_is_better=False, high=None),
+    "ece": Traits(higher_is_better=False),
+    **agreement.KNOWN,
+}
+
+
 class Classification:
     """The task `classification`; see `gate.tasks.Task`."""
 
     key: str = "classification"
     decoders: tuple[str, ...] = ("logits", "probabilities")
-    known: tuple[str, ...] = (
-        "accuracy",
-        "top5_accuracy",
-        "balanced_accuracy",
-        "precision",
-        "recall",
-        "f1",
-        "precision_macro",
-        "recall_macro",
-        "f1_macro",
-        "precision_micro",
-        "recall_micro",
-        "f1_micro",
-        "auroc",
-        "log_loss",
-        "ece",
-        "prediction_flips",
-    )
+    known: Mapping[str, Traits] = KNOWN
 
-    def proportion(self, metric: str) -> bool | None:
-        """True for accuracy, top-k and flips, None for a name that is not known."""
-        if metric in _PROPORTIONS or top_k(metric) is not None:
-            return True
-        return False if metric in self.known else None
-
-    def relative(self, metric: str) -> bool:
-        """Whether it is `prediction_flips`."""
-        return metric == "prediction_flips"
-
-    def higher_is_better(self, metric: str) -> bool:
-        """All but the losses, the calibration error and flips."""
-        return metric not in _BETTER_LOW
-
-    def share(self, metric: str) -> bool:
-        """Whether a known metric lies in 0..1: all but the log loss."""
-        return metric != "log_loss"
+    def traits(self, metric: str) -> Traits | None:
+        """Those of a metric, top-k ones included; None where the name is not known."""
+        return _PROPORTION if top_k(metric) is not None else self.known.get(metric)
 
     def bind(
         self,
         build: Build,
         outputs: tuple[TensorSpec, ...],
-        targets: Array,
+        targets: Values | None,
         first: Mapping[str, Array],
     ) -> BoundTask:
         """Fit to a model's outputs and all targets of a split, (N,) or (N, L).
+
+        Without targets the output is taken to be of one class an example.
 
         `first` are FP32's raw outputs by name, (B, …) each, for one batch.
 
@@ -97,16 +87,18 @@ class Classification:
             UsageError: the policy names an output, decoder or number of classes that the model
                 does not have.
         """
-        decoder = build.decode.name
-        if decoder not in self.decoders:
-            raise UsageError(door.unknown("decoder", decoder, self.decoders))
-        output = _output(build, outputs)
+        decoder = binding.decoder(self.key, build, self.decoders, used=("output",))
+        output = binding.only_output(build, outputs)
         sample = np.asarray(first[output])
-        _demand_scores(output, sample)
+        binding.demand_floats(output, sample)
+        targets = binding.demand_array(self.key, targets, "one class, or 0 and 1 for each label")
         problem = _problem(output, build.classes, targets, sample)
-        problem.encode(targets)
+        if targets is not None:
+            problem.encode(targets)
         _CHECKS[decoder](problem, output, sample)
         metrics = catalogue(problem)
+        if targets is None:
+            metrics = {name: metric for name, metric in metrics.items() if metric.relative}
         return BoundTask(
             kind=problem.kind,
             decode=partial(
@@ -116,43 +108,23 @@ class Classification:
                 activate=partial(_ACTIVATIONS[decoder], problem),
             ),
             metrics=shown(problem, metrics),
-            metric=partial(_metric, problem, metrics, self.known),
+            metric=partial(_metric, problem, metrics, tuple(self.known)),
         )
 
-    def observed(self, targets: Array, rows: Mapping[str, Rows]) -> Callable[[str], Metric]:
+    def observed(self, targets: Values | None, rows: Mapping[str, Rows]) -> Callable[[str], Metric]:
         """Metrics of rows observed earlier: what was predicted is read off their widths."""
         problem = _observed_problem(targets, rows)
-        return partial(_metric, problem, catalogue(problem), self.known)
-
-
-def _output(build: Build, outputs: tuple[TensorSpec, ...]) -> str:
-    """The name of the output that is read."""
-    names = tuple(spec.name for spec in outputs)
-    chosen = build.decode.output
-    if chosen is not None and chosen not in names:
-        raise UsageError(door.unknown("output", chosen, names) + ". Mend `build.decode`")
-    if chosen is None and len(names) != 1:
-        raise UsageError(
-            f"the model has {len(names)} outputs ({', '.join(names)}): say in `build` which one "
-            f"to read, `decode: {{as: {build.decode.name}, output: NAME}}`"
-        )
-    return chosen or names[0]
-
-
-def _demand_scores(output: str, sample: Array) -> None:
-    if not np.issubdtype(sample.dtype, np.floating):
-        raise DataError(
-            f"output {output!r} holds {sample.dtype}, not floating-point scores; name the output "
-            "with logits or probabilities: `decode: {as: …, output: NAME}`"
-        )
+        return partial(_metric, problem, catalogue(problem), tuple(self.known))
 
 
 # ── kind and targets ──────────────────────────────────────────────────────────────────────
 
 
-def _problem(output: str, classes: tuple[str, ...], targets: Array, sample: Array) -> Problem:
+def _problem(
+    output: str, classes: tuple[str, ...], targets: Array | None, sample: Array
+) -> Problem:
     """What there is to predict, from the shapes alone."""
-    kind, size = _kind(output, targets.shape, sample.shape)
+    kind, size = _kind(output, (0,) if targets is None else targets.shape, sample.shape)
     named = len(classes) if classes else size
     if named != size or len(set(classes)) != len(classes):
         what = "labels" if kind == "multi-label" else "classes"
@@ -163,14 +135,16 @@ def _problem(output: str, classes: tuple[str, ...], targets: Array, sample: Arra
     return Problem(kind, size, partial(_encode, kind, size, classes))
 
 
-def _observed_problem(targets: Array, rows: Mapping[str, Rows]) -> Problem:
+def _observed_problem(targets: Values | None, rows: Mapping[str, Rows]) -> Problem:
+    if targets is None:  # what compares INT8 with FP32 needs no class
+        return Problem("binary", 2, partial(_encode, "binary", 2, ()))
     if targets.ndim > 1:
         size = targets.shape[1]
         return Problem("multi-label", size, partial(_encode, "multi-label", size, ()))
     if "score" not in rows:  # many classes; those that occur are all that averages look at
-        size = int(rows["label"].values.max()) + 1
+        size = int(rows["label"].flat.max()) + 1
         return Problem("multi-class", size, partial(_encode, "multi-class", size, ()))
-    scores = rows["score"].values.shape[1] - 1  # the last column is the target
+    scores = rows["score"].flat.shape[1] - 1  # the last column is the target
     kind: Kind = "multi-class" if scores > 1 else "binary"
     size = max(scores, 2)
     return Problem(kind, size, partial(_encode, kind, size, ()))
@@ -186,17 +160,10 @@ def _kind(output: str, targets: tuple[int, ...], raw: tuple[int, ...]) -> tuple[
         case ((_, labels), (_, scores)) if labels == scores > 0:
             return "multi-label", labels
     raise DataError(
-        f"targets {_shape('N', targets)} and output {output!r} {_shape('B', raw)} do not fit "
-        "together; classification takes targets (N,) with an output (B, C) or (B,), or 0/1 "
+        f"targets {binding.told('N', targets)} and output {output!r} {binding.told('B', raw)} do "
+        "not fit together; classification takes targets (N,) with an output (B, C) or (B,), or 0/1 "
         "targets (N, L) with an output (B, L)"
     )
-
-
-def _shape(first: str, shape: tuple[int, ...]) -> str:
-    if not shape:
-        return "()"
-    rest = ", ".join(str(size) for size in shape[1:])
-    return f"({first}, {rest})" if rest else f"({first},)"
 
 
 def _encode(kind: Kind, size: int, classes: tuple[str, ...], targets: Array) -> Array:
@@ -206,7 +173,7 @@ def _encode(kind: Kind, size: int, classes: tuple[str, ...], targets: Array) -> 
         DataError: one is neither a class nor a label; the message names the first.
     """
     expected = f"a class, 0 to {size - 1}" if kind == "multi-class" else "0 or 1"
-    values = _numbers_if_all(targets) if targets.dtype == object else targets
+    values = binding.numbers_if_all(targets)
     if values.dtype.kind in "OUT":
         return _named(kind, expected, classes, values)
     if values.dtype.kind not in "biuf":
@@ -214,15 +181,8 @@ def _encode(kind: Kind, size: int, classes: tuple[str, ...], targets: Array) -> 
     limit = size if kind == "multi-class" else 2
     sound = (values >= 0) & (values < limit) & (values == np.floor(values))
     if not sound.all():
-        raise _wrong(values, ~sound, f"expected {expected}")
+        raise binding.wrong_target(values, ~sound, f"expected {expected}")
     return values.astype(np.int64)
-
-
-def _numbers_if_all(targets: Array) -> Array:
-    """A column of Python numbers as an array of them; any other column as it is."""
-    if all(isinstance(value, bool | int | float | np.number) for value in targets.flat):
-        return targets.astype(np.float64)
-    return targets
 
 
 def _named(kind: Kind, expected: str, classes: tuple[str, ...], targets: Array) -> Array:
@@ -230,7 +190,7 @@ def _named(kind: Kind, expected: str, classes: tuple[str, ...], targets: Array) 
     if not classes or kind == "multi-label":
         isnt_label = np.ones(targets.shape, dtype=bool)
         advice = "" if kind == "multi-label" else "; for names, list them in `build.classes`"
-        raise _wrong(targets, isnt_label, f"expected {expected}{advice}")
+        raise binding.wrong_target(targets, isnt_label, f"expected {expected}{advice}")
     index = {name: place for place, name in enumerate(classes)}
     indices = np.array(
         [index.get(value, -1) if isinstance(value, str) else -1 for value in targets.tolist()],
@@ -238,20 +198,10 @@ def _named(kind: Kind, expected: str, classes: tuple[str, ...], targets: Array) 
     )
     if (indices < 0).any():
         names = ", ".join(classes[:_LISTED]) + (", …" if len(classes) > _LISTED else "")
-        raise _wrong(targets, indices < 0, f"expected a name in `build.classes`: {names}")
+        raise binding.wrong_target(
+            targets, indices < 0, f"expected a name in `build.classes`: {names}"
+        )
     return indices
-
-
-def _wrong(targets: Array, wrong: Array, expected: str) -> DataError:
-    """The error that names the first of `wrong`, (N,) or (N, L) of bool with one True or more."""
-    place = tuple(int(i) for i in np.argwhere(wrong)[0])
-    value = targets[place]
-    shown = value.item() if isinstance(value, np.generic) else value
-    label = f", label {place[1]}," if len(place) > 1 else ""
-    return DataError(
-        f"target of example {place[0]} (counting from 0){label} is {shown!r}; {expected}. "
-        "Mend the targets, or the example"
-    )
 
 
 # ── scores ────────────────────────────────────────────────────────────────────────────────
@@ -287,29 +237,13 @@ def _decode(
     """Raw outputs by name -> probabilities (B, C) in float64.
 
     An example with any value that is not finite has NaN for all its scores.
-
-    Raises:
-        EvaluationError: the output is missing, or of another shape than FP32's.
     """
-    if output not in outputs:
-        raise EvaluationError(
-            f"the model gives no output {output!r}, only {', '.join(outputs)}; it must have the "
-            "outputs of the FP32 model"
-        )
-    raw = np.asarray(outputs[output])
-    if raw.shape[1:] != shape:
-        raise EvaluationError(
-            f"output {output!r} has shape {_shape('B', raw.shape)}; expected "
-            f"{_shape('B', (0, *shape))} as in FP32's first batch"
-        )
-    flat = raw.reshape(len(raw), math.prod(shape)).astype(np.float64)
-    finite = np.isfinite(flat).all(axis=1, keepdims=True)
-    return np.where(finite, activate(np.where(finite, flat, 0.0)), np.nan)
+    return binding.where_finite(binding.flat(binding.read(outputs, output, shape)), activate)
 
 
 def _finite(sample: Array) -> tuple[Array, Array]:
     """Finite examples of a raw batch, (b, C) in float64, and their places in it (b,)."""
-    flat = sample.reshape(len(sample), math.prod(sample.shape[1:])).astype(np.float64)
+    flat = binding.flat(sample).astype(np.float64)
     places = np.flatnonzero(np.isfinite(flat).all(axis=1))
     return flat[places], places
 
@@ -373,6 +307,9 @@ def _metric(
     if name in metrics:
         return metrics[name]
     k = top_k(name)
+    unlabelled = all(metric.relative for metric in metrics.values())
+    if unlabelled and (name in known or k is not None):
+        raise binding.needs_labels(name, metrics)
     if k is not None:
         return _top_k(problem, name, k)
     if name in known:

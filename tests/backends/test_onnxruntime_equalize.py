@@ -215,9 +215,9 @@ def test_spread_channels_lose_less(tmp_path: Path) -> None:
 
 
 def test_of_the_wide_range_digits_next_to_none_flip(tmp_path: Path) -> None:
-    from gate.examples import digits
+    from gate import examples
 
-    with np.load(digits.policies() / "digits" / "calibration.npz") as archive:
+    with np.load(examples.policies() / "digits" / "calibration.npz") as archive:
         feeds = {"image": archive["image"]}
     path = tmp_path / "wide.onnx"
     path.write_bytes(WIDE_RANGE.read_bytes())

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from gate.errors import DataError
 from gate.formats.npz import FORMAT
+from gate.values import Ragged
 
 
 def npy(array, **kwargs):
@@ -286,3 +287,41 @@ def test_any_damage_is_a_data_error_or_harmless(tmp_path, data, packed):
         assert str(path) in str(error)  # noqa: PT017
     else:
         assert all(len(column[:]) == column.shape[0] for column in columns.values())
+
+
+# ── targets of any number of rows ─────────────────────────────────────────────────────────
+
+
+def ragged(path, values, offsets, n=3):
+    np.savez(path, **{"x": np.zeros(n), "target": values, "target/offsets": offsets})
+
+
+@pytest.mark.parametrize("save", [np.savez, np.savez_compressed])
+def test_a_target_with_offsets(path, scratch, save):
+    values = np.arange(10.0).reshape(5, 2)
+    save(path, **{"x": np.zeros(3), "target": values, "target/offsets": np.array([0, 2, 2, 5])})
+    read = FORMAT.read(path, scratch)
+    assert {name: column.shape for name, column in read.items()} == {"x": (3,), "target": (3, 2)}
+    assert dict(FORMAT.columns(path)) == {"x": (3,), "target": (3, 2)}
+    assert isinstance(read["target"], Ragged)
+    assert [len(read["target"].entry(place)) for place in range(3)] == [2, 0, 3]
+    np.testing.assert_array_equal(read["target"].values, values)
+
+
+@pytest.mark.parametrize("offsets", [[1, 2, 2, 5], [0, 3, 2, 5], [0, 2, 2, 4], [0.0, 2, 2, 5]])
+def test_offsets_that_do_not_partition_the_rows(path, scratch, offsets):
+    ragged(path, np.zeros((5, 2)), np.array(offsets))
+    with pytest.raises(DataError, match="must be integers that rise from 0 to the 5 rows"):
+        FORMAT.read(path, scratch)
+
+
+def test_offsets_need_a_target_of_rows(path, scratch):
+    ragged(path, np.zeros(5), np.array([0, 2, 2, 5]))
+    refused(path, scratch, r"'target/offsets' \(4,\) needs N \+ 1 values and a 'target' \(M, k\)")
+    np.savez(path, **{"x": np.zeros(3), "target/offsets": np.array([0, 2, 2, 5])})
+    refused(path, scratch, r"needs N \+ 1 values and a 'target'")
+
+
+def test_offsets_of_other_examples_than_there_are(path, scratch):
+    ragged(path, np.zeros((5, 2)), np.array([0, 2, 5]))
+    refused(path, scratch, r"first axes differ \(x 3, target 2\)")

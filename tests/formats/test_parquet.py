@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from gate.errors import DataError
 from gate.formats import parquet
 from gate.formats.parquet import FORMAT
+from gate.values import Ragged
 
 
 @pytest.fixture
@@ -207,7 +208,6 @@ def test_ragged_lists_are_named_by_row(path, scratch, values, message, group):
         pa.array([datetime.date(2026, 1, 1)]),
         pa.array([datetime.datetime(2026, 1, 1)]),
         pa.array([datetime.timedelta(1)]),
-        pa.array([b"bytes"]),
         pa.array([{"a": 1}]),
         pa.array([[("k", 1)]], pa.map_(pa.string(), pa.int64())),
         pa.array([[datetime.date(2026, 1, 1)]]),
@@ -239,3 +239,64 @@ def test_no_room_to_unpack(path, scratch, monkeypatch):
     write(path, x=np.zeros(1000), site=["abc"] * 1000)
     monkeypatch.setattr("shutil.disk_usage", lambda _: type("Usage", (), {"free": 100}))
     refused(path, scratch, r"unpacks to 20,000 bytes, and .* has 100 free; make room")
+
+
+# ── images and rows ───────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("group", [1, 3, 100])
+@pytest.mark.parametrize("kind", ["binary", "large_binary", "struct"])
+def test_binary_columns_are_encoded_images(path, scratch, kind, group):
+    images = [bytes([place]) * (place + 1) for place in range(7)]
+    if kind == "struct":
+        column = pa.array([{"bytes": image, "path": None} for image in images])
+        column = column.cast(pa.struct({"bytes": pa.binary(), "path": pa.string()}))
+    else:
+        column = pa.array(images, getattr(pa, kind)())
+    write(path, group, image=column, target=np.arange(7))
+    assert dict(FORMAT.columns(path)) == {"image": (7,), "target": (7,)}
+    read = FORMAT.read(path, scratch)["image"]
+    assert (read.shape, read.dtype) == ((7,), object)
+    assert read[:].tolist() == images
+    assert read[2:4].tolist() == images[2:4]
+    assert read[np.array([5, 1])].tolist() == [images[5], images[1]]
+
+
+@pytest.mark.parametrize(
+    "column",
+    [
+        pa.array([b"a", b"b", None]),
+        pa.array([b"a", b"b", b""]),
+        pa.array([{"bytes": b"a", "path": "a.png"}] * 2 + [{"bytes": None, "path": "c.png"}]),
+    ],
+)
+def test_an_image_without_bytes_is_named(path, scratch, column):
+    write(path, image=column)
+    refused(path, scratch, "column 'image', row 2: the image's bytes are missing")
+
+
+@pytest.mark.parametrize("group", [1, 100])
+@pytest.mark.parametrize("inner", [pa.list_(pa.float64()), pa.list_(pa.float32(), 2)])
+def test_a_target_of_lists_of_floats_is_ragged(path, scratch, group, inner):
+    rows = [[[1, 2]], [], [[3, 4], [5, 6], [7, 8]], [[9, 10]]]
+    write(path, group, x=np.arange(4), target=pa.array(rows, pa.list_(inner)))
+    assert dict(FORMAT.columns(path)) == {"x": (4,), "target": (4, 2)}
+    target = FORMAT.read(path, scratch)["target"]
+    assert isinstance(target, Ragged)
+    assert [target.entry(place).tolist() for place in range(4)] == rows
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([[[1.0]], None], r"row 1: the value is missing \(null\)"),
+        ([[[1.0]], [None]], r"row 1: the value is missing \(null\)"),
+        ([[[1.0]], [[None]]], r"row 1: the value is missing \(null\)"),
+        ([[[1.0]], [[1.0, 2.0]]], "row 1: a row of 2 values where others have 1"),
+        ([[[1.0], [1.0, 2.0]]], "row 0: its rows differ in length"),
+        ([[[]]], "row 0: its rows differ in length, or are empty"),
+    ],
+)
+def test_rows_that_are_refused(path, scratch, rows, message):
+    write(path, target=pa.array(rows, pa.list_(pa.list_(pa.float64()))))
+    refused(path, scratch, f"column 'target', {message}")

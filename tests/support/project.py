@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import yaml
 
+from gate import examples
 from gate.examples import digits
 
 CNN = digits.FOLDER / "cnn.onnx"
@@ -32,7 +33,7 @@ class Project:
             },
         }
         for name in ("calibration", "held_out"):
-            with np.load(digits.policies() / "digits" / f"{name}.npz") as archive:
+            with np.load(examples.policies() / "digits" / f"{name}.npz") as archive:
                 self.save(name, **archive)
         self.write()
 

@@ -111,6 +111,7 @@ def test_multi_class_agrees_with_scikit_learn(example):
             value(bound, "balanced_accuracy", targets, scores),
             sk.balanced_accuracy_score(targets, predicted),
         )
+        agree(value(bound, "mcc", targets, scores), sk.matthews_corrcoef(targets, predicted))
         check_averages(bound, targets, scores, predicted)
         agree(
             value(bound, "auroc", targets, scores),
@@ -143,6 +144,7 @@ def test_binary_agrees_with_scikit_learn(example, form):
             value(bound, "balanced_accuracy", targets, scores),
             sk.balanced_accuracy_score(targets, predicted),
         )
+        agree(value(bound, "mcc", targets, scores), sk.matthews_corrcoef(targets, predicted))
         check_averages(bound, targets, scores, predicted)
         check_positive(bound, targets, scores, predicted)
         agree(value(bound, "auroc", targets, scores), sk.roc_auc_score(targets, positive))
@@ -401,6 +403,7 @@ def test_metrics_stand_in_the_order_of_a_report():
         ),
         ("recall", (4,), (2, 3), "use recall_macro"),
         ("balanced_accuracy", (4, 2), (2, 2), "use recall_macro"),
+        ("mcc", (4, 2), (2, 2), "use f1_macro or f1_micro"),
         ("top2_accuracy", (4, 3), (2, 3), "'top2_accuracy' does not apply to multi-label"),
         ("top3_accuracy", (4,), (2, 3), "'top3_accuracy' is always 1 with 3 classes"),
         ("top5_accuracy", (4,), (2, 5), "always 1 with 5 classes; use a k below 5"),
@@ -418,12 +421,13 @@ def test_metrics_that_do_not_apply_say_what_does(name, targets, output, message)
 
 def test_what_a_metrics_name_tells():
     proportions = {"accuracy", "top5_accuracy", "prediction_flips"}
-    assert {name for name in TASK.known if TASK.proportion(name)} == proportions
-    assert TASK.proportion("top17_accuracy") is True
-    assert TASK.proportion("auroc") is False
-    assert TASK.proportion("top0_accuracy") is None
-    assert TASK.proportion("top_accuracy") is None
-    assert [name for name in TASK.known if TASK.relative(name)] == ["prediction_flips"]
+    assert {name for name, traits in TASK.known.items() if traits.proportion} == proportions
+    assert TASK.traits("top17_accuracy").proportion
+    assert not TASK.traits("auroc").proportion
+    assert TASK.traits("top0_accuracy") is None
+    assert TASK.traits("top_accuracy") is None
+    relative = {name for name, traits in TASK.known.items() if traits.relative}
+    assert relative == {"prediction_flips", "kl_divergence", "output_cosine", "sqnr"}
 
 
 # ── targets ───────────────────────────────────────────────────────────────────────────────

@@ -8,9 +8,3 @@ from pathlib import Path
 
 FOLDER = Path(__file__).parent
 MODELS = ("cnn.onnx", "wide-range.onnx", "subgraph.onnx")
-
-
-def policies() -> Path:
-    """The folder with `digits.yaml` and its data: packaged in a wheel, else the repository's."""
-    packaged = FOLDER.parent / "policies"
-    return packaged if packaged.is_dir() else FOLDER.parents[2] / "policies"

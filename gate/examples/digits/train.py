@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from gate.examples.digits import FOLDER, policies, villains
+from gate.examples import policies
+from gate.examples.digits import FOLDER, villains
 
 CLASSES = 10
 TRAIN, CALIBRATION = 597, 200  # the other 1000 are held out

@@ -1,0 +1,97 @@
+"""Reads a folder of images, one subfolder a class, as everyone lays them out."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from gate.errors import DataError
+from gate.pictures import SUFFIXES, Files
+from gate.values import Column
+
+_SHOWN = 5
+
+
+class ImageFolder:
+    """Columns `image`, `id` (the path in the folder) and, where there are subfolders, `target`.
+
+    The target is the subfolder's name, however deep below it an image lies. Names that begin with
+    a dot are passed over, as listings do.
+    """
+
+    key: str = "image_folder"
+    suffixes: tuple[str, ...] = ()
+
+    def read(self, path: Path, scratch: Path) -> Mapping[str, Column]:  # noqa: ARG002
+        """Columns (N,) in the order of the paths; images are read when they are asked for.
+
+        Raises:
+            DataError: no folder, a file that is no image, an image beside subfolders, an empty
+                class, or a name that is no text.
+        """
+        names = _names(path)
+        columns: dict[str, Column] = {
+            "image": Files(tuple(path / name for name in names)),
+            "id": np.array(names, dtype=str),
+        }
+        if _classes(path, names):
+            columns["target"] = np.array([name.split("/")[0] for name in names], dtype=str)
+        return columns
+
+    def columns(self, path: Path) -> Mapping[str, tuple[int, ...]]:
+        """Column names and shapes."""
+        return {name: column.shape for name, column in self.read(path, path).items()}
+
+
+FORMAT = ImageFolder()
+
+
+def _names(path: Path) -> list[str]:
+    """Paths in the folder, with `/`, sorted."""
+    if not path.is_dir():
+        raise DataError(f"{path} cannot be read: `image_folder` is a folder of images")
+    names = sorted(_walk(path))
+    if not names:
+        raise DataError(f"{path} holds no images ({', '.join(SUFFIXES)})")
+    strange = [name for name in names if not name.lower().endswith(SUFFIXES)]
+    if strange:
+        more = ", …" if len(strange) > _SHOWN else ""
+        raise DataError(
+            f"{path} holds {len(strange)} files that are no images by name "
+            f"({', '.join(SUFFIXES)}): {', '.join(map(repr, strange[:_SHOWN]))}{more}; move them "
+            "out of the folder"
+        )
+    for name in names:
+        if not name.isprintable():
+            raise DataError(
+                f"{path}: the file name {name!r} has control characters or is not Unicode; rename "
+                "it"
+            )
+    return names
+
+
+def _walk(path: Path) -> list[str]:
+    found = []
+    for folder, folders, files in os.walk(path, onerror=_raise, followlinks=True):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        inner = Path(folder).relative_to(path)
+        if not folders and not any(not name.startswith(".") for name in files) and inner.parts:
+            raise DataError(f"{path}: folder {str(inner)!r} is empty; remove it, or restore it")
+        found += [(inner / name).as_posix() for name in files if not name.startswith(".")]
+    return found
+
+
+def _raise(error: OSError) -> None:
+    raise DataError(f"{error.filename} cannot be read ({error.strerror})") from error
+
+
+def _classes(path: Path, names: list[str]) -> bool:
+    """Whether images lie in subfolders, which are their classes."""
+    flat = [name for name in names if "/" not in name]
+    if flat and len(flat) < len(names):
+        raise DataError(
+            f"{path}: {flat[0]!r} lies beside the folders of the classes, so that it has none; "
+            "move it into one"
+        )
+    return not flat

@@ -1,0 +1,134 @@
+"""`rows.npz`: what a run leaves of each example, so that it can be judged again."""
+
+import io
+import os
+import zipfile
+import zlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gate.errors import RecordError
+from gate.values import Array, Evaluation, Ragged, Rows, Values
+
+
+def save_arrays(path: Path, arrays: Mapping[str, Array]) -> None:
+    """Write an npz; the same arrays give the same bytes.
+
+    `numpy.savez` takes names as keyword arguments, which not every output name can be.
+    """
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name in sorted(arrays):
+            buffer = io.BytesIO()
+            np.lib.format.write_array(buffer, np.asarray(arrays[name]), allow_pickle=False)
+            entry = zipfile.ZipInfo(name + ".npy", date_time=(1980, 1, 1, 0, 0, 0))
+            entry.compress_type = zipfile.ZIP_DEFLATED
+            archive.writestr(entry, buffer.getvalue())
+
+
+def rows_of(evaluation: Evaluation) -> dict[str, Array]:
+    """The arrays of `rows.npz`: id, target, unit, `slice/…`, `fp32/…` and `int8/…` rows.
+
+    What has any number of rows an example is their values, and `…/offsets` (N + 1,): where each
+    example's begin.
+    """
+    arrays: dict[str, Array] = {"id": evaluation.ids}
+    if evaluation.targets is not None:
+        arrays |= _parts("target", evaluation.targets)
+    if evaluation.unit is not None:
+        arrays["unit"] = evaluation.unit
+    arrays |= {f"slice/{name}": values for name, values in evaluation.slices.items()}
+    for side, found in (("fp32", evaluation.fp32), ("int8", evaluation.int8)):
+        for name, rows in found.items():
+            arrays |= _parts(f"{side}/{name}", rows.values)
+    arrays |= {f"problem/{name}": np.array(why) for name, why in evaluation.problems.items()}
+    return arrays
+
+
+_OFFSETS = "/offsets"
+
+
+def _parts(name: str, values: Values) -> dict[str, Array]:
+    if isinstance(values, Ragged):
+        return {name: values.values, name + _OFFSETS: values.offsets}
+    return {name: values}
+
+
+def load_arrays(path: os.PathLike[str]) -> dict[str, Array]:
+    """The arrays of an npz that a run wrote, `id` among them: (N,) of different texts.
+
+    Raises:
+        RecordError: the file is missing or damaged.
+    """
+    try:
+        with Path(path).open("rb") as stream, np.load(stream, allow_pickle=False) as archive:
+            arrays: dict[str, Any] = dict(archive)
+        ids = arrays["id"]
+        if ids.ndim != 1 or ids.dtype.kind != "U" or len(np.unique(ids)) != len(ids):
+            raise ValueError("its ids are no list of different texts")  # noqa: TRY301
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        TypeError,
+        EOFError,
+        NotImplementedError,
+        zipfile.BadZipFile,
+        zlib.error,
+    ) as error:
+        raise RecordError(
+            f"{path} is missing or damaged: {error}. Fetch it again, or run the gate again"
+        ) from error
+    return arrays
+
+
+def load_rows(path: os.PathLike[str]) -> Evaluation:
+    """The evaluation that `rows_of` described.
+
+    Raises:
+        RecordError: the file is missing or damaged.
+    """
+    arrays = load_arrays(path)
+    try:
+        whole = _whole(arrays, len(arrays["id"]))
+    except (ValueError, IndexError, TypeError) as error:
+        raise RecordError(f"{path} is damaged: {error}. Run the gate again") from error
+    return Evaluation(
+        ids=arrays["id"],
+        targets=whole.get("target"),
+        slices=_under(arrays, "slice/"),
+        unit=arrays.get("unit"),
+        fp32={name: Rows(values) for name, values in _under(whole, "fp32/").items()},
+        int8={name: Rows(values) for name, values in _under(whole, "int8/").items()},
+        problems={name: str(why) for name, why in _under(arrays, "problem/").items()},
+    )
+
+
+def _whole(arrays: Mapping[str, Array], n: int) -> dict[str, Values]:
+    """What belongs together, put together; an entry for each of `n` examples."""
+    whole: dict[str, Values] = {}
+    for name, values in arrays.items():
+        if name.endswith(_OFFSETS):
+            continue
+        offsets = arrays.get(name + _OFFSETS)
+        whole[name] = values if offsets is None else Ragged(values, offsets)
+        if offsets is not None and not _fit(values, offsets, n):
+            raise ValueError(f"the offsets of {name} are none")
+    return whole
+
+
+def _fit(values: Array, offsets: Array, n: int) -> bool:
+    ordered = offsets.dtype.kind == "i" and offsets.shape == (n + 1,) and values.ndim > 1
+    return ordered and (
+        offsets[0] == 0 and offsets[-1] == len(values) and bool((np.diff(offsets) >= 0).all())
+    )
+
+
+def _under(arrays: Mapping[str, Any], prefix: str) -> dict[str, Any]:
+    return {
+        name.removeprefix(prefix): values
+        for name, values in arrays.items()
+        if name.startswith(prefix)
+    }
