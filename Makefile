@@ -70,7 +70,7 @@ $(CORE): $(PROJECT) $(BIN)/python
 
 $(EVERYTHING): $(PROJECT) $(BIN)/python
 	@echo "Installing the gate, torch and the development tools into $(VENV); the first time this takes minutes"
-	@$(PIP) -e '.[torch,dev]'
+	@$(PIP) -e '.[torch,text,dev]'
 	@touch $@ $(CORE)
 
 $(REAL): $(MODELS) $(EVERYTHING)

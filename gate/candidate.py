@@ -1,32 +1,33 @@
 """Where a candidate comes from: a path, an MLflow URI or a torch module, as an ONNX file.
 
 Nothing here runs code that came with a model unless the caller trusts it: ONNX is data; what
-MLflow stores is downloaded and its `MLmodel` parsed, never loaded through pyfunc; formats that
-execute code on load (`.pt2`, MLflow's pytorch flavour) need `trust`.
+MLflow stores is downloaded and its `MLmodel` parsed, never loaded through pyfunc; of a language
+model (a folder of `save_pretrained`, MLflow's transformers flavour) only safetensors and
+configuration are read; formats that execute code on load (`.pt2`, MLflow's pytorch flavour) need
+`trust`.
 """
 
-import copy
-import hashlib
-import logging
 import os
-import warnings
-import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import yaml
 
-from gate import artifact
+from gate import checkpoint, export
 from gate.errors import CandidateError, UsageError
 from gate.policy import MODEL_URIS
 from gate.values import Array
 
-Outputs = Mapping[str, Array]
 Examples = Callable[[tuple[str, ...]], Mapping[str, Array]]
 """Given a module's parameter names, a few examples by input name, (B, …) each."""
+
+_MLMODEL = "MLmodel"
+_TRACED = 16
+"""Tokens that a language model is traced with."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,48 +40,83 @@ class Source:
     """As a person would name it: path, `models:/name/3`, `module:Net`."""
     sha256: str | None = None
     """Of what was exported (torch); None for ONNX, whose own bytes count."""
-    reference: Callable[[Mapping[str, Array]], Outputs] | None = None
+    reference: Callable[[Mapping[str, Array]], export.Outputs] | None = None
     """Runs what was exported (torch), in the order of the ONNX outputs; None for ONNX."""
+    classes: tuple[str, ...] = ()
+    """Its own label map, where it has one."""
+    tokenizer: Path | None = None
+    """Its own `tokenizer.json`, where it has one."""
+    steps: tuple[str, ...] = ()
+    """What exporting did: `transformers to ONNX, any number of tokens`."""
 
 
-def fetch(candidate: Any, *, scratch: Path, trust: bool, examples: Examples) -> Source:
+def fetch(
+    candidate: Any,
+    *,
+    scratch: Path,
+    trust: bool,
+    examples: Examples,
+    max_length: int | None = None,
+) -> Source:
     """Bring a candidate to this machine as ONNX.
 
     Args:
-        candidate: a path (`.onnx`, `.pt2`, or a folder that MLflow wrote), an MLflow URI, or a
-            `torch.nn.Module`.
+        candidate: a path (`.onnx`, `.pt2`, a folder that MLflow or `save_pretrained` wrote), an
+            MLflow URI, or a `torch.nn.Module`.
         scratch: the run's private folder.
         trust: allow formats that can run code on load.
         examples: asked for inputs when a module has to be traced.
+        max_length: tokens a text, for language models that cannot be exported with a free length.
 
     Raises:
         UsageError: it does not exist, or needs `trust`.
         CandidateError: it cannot be downloaded, read or exported.
     """
+    how = _How(scratch, trust, examples, max_length)
     if not isinstance(candidate, str | os.PathLike):
-        return _module(candidate, f"module:{type(candidate).__name__}", scratch, examples)
+        return _module(candidate, f"module:{type(candidate).__name__}", how)
     name = os.fspath(candidate)
     if name.startswith(MODEL_URIS):
         name, path = _download(name, scratch / "download")
-        return _local(path, name, scratch=scratch, trust=trust, examples=examples)
+        return _local(path, name, how)
     path = Path(name)
     if not path.exists():
         raise UsageError(f"candidate {name} does not exist (looked in {Path.cwd()})")
-    return _local(path, name, scratch=scratch, trust=trust, examples=examples)
+    return _local(path, name, how)
 
 
-def _local(path: Path, name: str, *, scratch: Path, trust: bool, examples: Examples) -> Source:
+@dataclass(frozen=True, slots=True)
+class _How:
+    """What `fetch` was told."""
+
+    scratch: Path
+    trust: bool
+    examples: Examples
+    max_length: int | None
+
+
+def _local(path: Path, name: str, how: _How) -> Source:
     if path.is_dir():
-        return _mlflow_model(path, name, scratch=scratch, trust=trust, examples=examples)
+        return _folder(path, name, how)
     if path.suffix == ".pt2":
-        _demand_trust(trust, name, "a .pt2 file runs code when it is loaded")
-        return _exported_program(path, name, scratch)
+        return _program(path, name, how)
     if path.suffix in (".pt", ".pth", ".pkl", ".ckpt"):
         raise UsageError(
             f"candidate {name}: a pickled torch file holds code or bare weights, not a model that "
             "can be judged; export it to .onnx or .pt2, or pass the module to gate.run_gate()"
         )
     return Source(onnx=path, name=name)
+
+
+def _folder(path: Path, name: str, how: _How) -> Source:
+    if (path / _MLMODEL).is_file():
+        return _mlflow_model(path, name, how)
+    if checkpoint.is_checkpoint(path):
+        return _language_model(path, name, how)
+    raise CandidateError(
+        f"candidate {name} is a folder without {_MLMODEL}, which MLflow writes, and without "
+        f"{checkpoint.CONFIG}, which `save_pretrained` writes: name the model's file or folder"
+    )
 
 
 def _demand_trust(trust: bool, name: str, why: str) -> None:
@@ -143,33 +179,72 @@ def _mlflow_at_once() -> Iterator[None]:
             os.environ.pop(key, None)
 
 
-def _mlflow_model(
-    folder: Path, name: str, *, scratch: Path, trust: bool, examples: Examples
-) -> Source:
+def _mlflow_model(folder: Path, name: str, how: _How) -> Source:
     """The model in a folder that MLflow wrote, by what its `MLmodel` says."""
     flavors = _flavors(folder, name)
     if "onnx" in flavors:
-        path = _inside(folder, flavors["onnx"].get("data"), name)
-        return Source(onnx=path, name=name)
+        return Source(onnx=_model_file(folder, flavors["onnx"].get("data"), name), name=name)
+    if "transformers" in flavors:
+        return _transformers(folder, flavors["transformers"], name, how)
     if "pytorch" in flavors:
-        _demand_trust(trust, name, "MLflow's pytorch flavour unpickles code when it is loaded")
-        import mlflow.pytorch
-
-        module = mlflow.pytorch.load_model(str(folder), map_location="cpu")
-        return _module(module, name, scratch, examples)
+        return _pytorch(folder, flavors["pytorch"], name, how)
     raise CandidateError(
-        f"candidate {name} has the flavours {', '.join(sorted(flavors))}; "
-        "the gate reads MLflow's onnx flavour, and pytorch with --trust: log it with "
+        f"candidate {name} has the flavours {', '.join(sorted(flavors))}; the gate reads MLflow's "
+        "onnx and transformers flavours, and pytorch with --trust: log it with "
         "mlflow.onnx.log_model"
     )
 
 
-def _flavors(folder: Path, name: str) -> dict[str, dict[str, Any]]:
-    file = folder / "MLmodel"
-    if not file.is_file():
-        raise CandidateError(f"candidate {name} is a folder without an MLmodel file")
+def _pytorch(folder: Path, told: Mapping[str, Any], name: str, how: _How) -> Source:
+    """MLflow's pytorch flavour: a traced program, or a pickled module."""
+    data = told.get("model_data", "data")
+    traced = _inside(folder, data, name) / "model.pt2"
+    if traced.is_file():
+        return _program(traced, name, how)
+    code = f", and imports what lies in {told['code']}" if told.get("code") else ""
+    what = f"MLflow's pytorch flavour unpickles {data}, which runs code that came with it{code}"
+    _demand_trust(how.trust, name, what)
+    return _module(_unpickled(folder, name), name, how)
+
+
+def _unpickled(folder: Path, name: str) -> Any:
+    """The module that MLflow's pytorch flavour holds; whatever code is in it has run."""
+    export.torch_for(name)
+    import mlflow.pytorch
+
     try:
-        described = yaml.safe_load(file.read_text(encoding="utf-8"))
+        return mlflow.pytorch.load_model(str(folder), map_location="cpu")
+    except Exception as error:  # code that came with the model may raise anything
+        raise CandidateError(
+            f"candidate {name} cannot be unpickled: {type(error).__name__}: {export.first(error)}; "
+            "the gate has to find the classes and versions that it was logged with"
+        ) from error
+
+
+def _transformers(folder: Path, told: Mapping[str, Any], name: str, how: _How) -> Source:
+    """MLflow's transformers flavour: a checkpoint, and a tokenizer in a folder of its own."""
+    if told.get("peft_adaptor"):
+        raise CandidateError(
+            f"candidate {name} is an adapter, and not a whole model: merge it into its base "
+            "(`merge_and_unload`) and log that"
+        )
+    if "model_binary" not in told:
+        raise CandidateError(
+            f"candidate {name} was logged without its weights (save_pretrained=False): "
+            "mlflow.transformers.persist_pretrained_model adds them"
+        )
+    model = _inside(folder, told["model_binary"], name)
+    if not checkpoint.is_checkpoint(model):
+        raise CandidateError(
+            f"candidate {name}: its MLmodel names {told['model_binary']!r}, which holds no "
+            f"{checkpoint.CONFIG}"
+        )
+    return _language_model(model, name, how, folder / "components" / "tokenizer")
+
+
+def _flavors(folder: Path, name: str) -> dict[str, dict[str, Any]]:
+    try:
+        described = yaml.safe_load((folder / _MLMODEL).read_text(encoding="utf-8"))
         flavors = described["flavors"]
         return {str(key): dict(value or {}) for key, value in flavors.items()}
     except (yaml.YAMLError, UnicodeDecodeError, TypeError, KeyError, AttributeError) as error:
@@ -177,10 +252,15 @@ def _flavors(folder: Path, name: str) -> dict[str, dict[str, Any]]:
 
 
 def _inside(folder: Path, data: object, name: str) -> Path:
-    """The model file that an MLmodel names; it cannot lead out of its folder."""
+    """What an MLmodel names; it cannot lead out of its folder."""
     path = folder / str(data)
     if not isinstance(data, str) or not path.resolve().is_relative_to(folder.resolve()):
         raise CandidateError(f"candidate {name}: its MLmodel points outside its folder: {data!r}")
+    return path
+
+
+def _model_file(folder: Path, data: object, name: str) -> Path:
+    path = _inside(folder, data, name)
     if path.is_dir():
         found = sorted(path.glob("*.onnx"))
         if len(found) != 1:
@@ -193,96 +273,73 @@ def _inside(folder: Path, data: object, name: str) -> Path:
     return path
 
 
-# ── torch ─────────────────────────────────────────────────────────────────────────────────
+# ── language models ───────────────────────────────────────────────────────────────────────
 
 
-def _module(module: Any, name: str, scratch: Path, examples: Examples) -> Source:
-    torch = _torch(name)
-    if not isinstance(module, torch.nn.Module):
-        raise UsageError(
-            f"candidate: expected a path, an MLflow URI or a torch.nn.Module, not {name}"
-        )
-    module = copy.deepcopy(module).eval().cpu()  # the caller may go on training it
-    feeds = examples(_parameters(module))
-    arguments = tuple(torch.from_numpy(_at_least_two(value)) for value in feeds.values())
-    free = tuple({0: torch.export.Dim("batch")} for _ in arguments)
-    exported = _traced(torch, name, module, arguments, free)
-    sha256 = _sha256_of_program(torch, exported)
-    return _to_onnx(
-        exported, module, name=name, sha256=sha256, scratch=scratch, inputs=tuple(feeds)
+def _language_model(folder: Path, name: str, how: _How, tokenizer: Path | None = None) -> Source:
+    """A checkpoint as ONNX: any number of tokens where that can be traced, else `max_length`."""
+    export.torch_for(name)
+    found = checkpoint.load(folder, name, tokenizer)
+    try:
+        made, length = _traced(found, name, how, None), "any number of tokens"
+    except CandidateError as error:
+        if how.max_length is None:
+            raise CandidateError(
+                f"{error}; with a fixed length it may: write `max_length` into "
+                "`build.preprocess.tokenizer`"
+            ) from error
+        made = _traced(found, name, how, how.max_length)
+        length = f"fixed to {how.max_length} tokens, as torch traces no free length"
+    return _of(
+        made,
+        name,
+        classes=found.classes,
+        tokenizer=found.tokenizer,
+        steps=(f"safetensors to ONNX, {length}",),
     )
 
 
-def _exported_program(path: Path, name: str, scratch: Path) -> Source:
-    torch = _torch(name)
-    try:
-        program = torch.export.load(path)
-    except (RuntimeError, ValueError, KeyError, OSError, zipfile.BadZipFile) as error:
-        raise CandidateError(f"candidate {name} is not a .pt2 program: {_first(error)}") from error
-    sha256 = artifact.sha256_of(path)
-    return _to_onnx(program, program.module(), name=name, sha256=sha256, scratch=scratch)
+def _traced(
+    found: checkpoint.Checkpoint, name: str, how: _How, length: int | None
+) -> export.Exported:
+    """With a free length, or with a fixed one."""
+    return export.tokens_module(
+        found.module,
+        name,
+        how.scratch,
+        sha256=found.sha256,
+        feeds=_some_tokens(found, length or min(_TRACED, found.positions or _TRACED)),
+        outputs=found.outputs,
+        free_length=length is None,
+    )
 
 
-def _traced(torch: Any, name: str, module: Any, arguments: Any, free: Any) -> Any:
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # as in _to_onnx
-            return torch.export.export(module, arguments, dynamic_shapes=free)
-    except (RuntimeError, TypeError, ValueError, torch._dynamo.exc.TorchDynamoException) as error:
-        raise CandidateError(f"candidate {name} cannot be traced: {_first(error)}") from error
+def _some_tokens(found: checkpoint.Checkpoint, length: int) -> dict[str, Array]:
+    """(2, T) by input: which tokens does not matter, as only what is done to them is traced."""
+    ids = np.arange(2 * length, dtype=np.int64).reshape(2, length) % found.vocabulary
+    values = {"input_ids": ids, "attention_mask": np.ones_like(ids)}
+    return {one: values.get(one, np.zeros_like(ids)) for one in found.inputs}
 
 
-def _to_onnx(
-    program: Any,
-    module: Any,
-    *,
-    name: str,
-    sha256: str,
-    scratch: Path,
-    inputs: tuple[str, ...] | None = None,
-) -> Source:
-    import torch
-
-    path = scratch / "exported.onnx"
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch's own deprecations, which users cannot mend
-            exported = torch.onnx.export(
-                program, input_names=inputs, dynamo=True, verbose=False, optimize=True
-            )
-        exported.save(path, external_data=False)
-    except (torch.onnx.OnnxExporterError, RuntimeError, ValueError, TypeError) as error:
-        raise CandidateError(f"candidate {name} cannot be exported: {_first(error)}") from error
-    order = tuple(value.name for value in exported.model.graph.inputs)
-    outputs = tuple(value.name for value in exported.model.graph.outputs)
-
-    def reference(feeds: Mapping[str, Array]) -> Outputs:
-        with torch.no_grad():
-            results = module(*(torch.tensor(feeds[key]) for key in order))
-        tensors = results if isinstance(results, tuple | list) else (results,)
-        return dict(zip(outputs, (tensor.numpy() for tensor in tensors), strict=True))
-
-    return Source(onnx=path, name=name, sha256=sha256, reference=reference)
+# ── torch ─────────────────────────────────────────────────────────────────────────────────
 
 
-def _sha256_of_program(torch: Any, program: Any) -> str:
-    """sha256 of what a traced module computes, and of its weights and constants, by name."""
-    digest = hashlib.sha256()
-    for name, part in program.graph_module.named_modules():
-        digest.update(f"{name} {getattr(part, 'code', '')}".encode())
-    for key, value in sorted({**program.constants, **program.state_dict}.items()):
-        tensor = torch.as_tensor(value).detach().contiguous()
-        digest.update(f"{key} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
+def _module(module: Any, name: str, how: _How) -> Source:
+    if not export.is_module(module, name):
+        raise UsageError(
+            f"candidate: expected a path, an MLflow URI or a torch.nn.Module, not {name}"
+        )
+    feeds = how.examples(export.parameters(module))
+    return _of(export.module(module, name, how.scratch, feeds), name)
 
 
-def _parameters(module: Any) -> tuple[str, ...]:
-    """Names of the inputs that `forward` requires."""
-    import inspect
+def _program(path: Path, name: str, how: _How) -> Source:
+    _demand_trust(how.trust, name, "a .pt2 file runs code when it is loaded")
+    return _of(export.program(path, name, how.scratch), name)
 
-    parameters = inspect.signature(module.forward).parameters.values()
-    return tuple(p.name for p in parameters if p.default is p.empty and p.kind is not p.VAR_KEYWORD)
+
+def _of(made: export.Exported, name: str, **more: Any) -> Source:
+    return Source(onnx=made.onnx, name=name, sha256=made.sha256, reference=made.reference, **more)
 
 
 def input_columns(
@@ -302,27 +359,3 @@ def input_columns(
         f"the module's forward takes {', '.join(parameters)}, and the data hold "
         f"{', '.join(shapes)}: pass example_inputs={{name: array}} with the columns' names"
     )
-
-
-def _at_least_two(value: Array) -> Array:
-    """torch specialises a batch of one: repeat it."""
-    import numpy as np
-
-    return np.concatenate([value, value]) if len(value) == 1 else np.array(value)
-
-
-def _torch(name: str) -> Any:
-    try:
-        import torch
-
-    except ModuleNotFoundError as error:
-        raise UsageError(
-            f"candidate {name} needs torch: pip install 'int8-gate[torch]', or export it to ONNX"
-        ) from error
-    logging.getLogger("torch").setLevel(logging.ERROR)  # it warns of torchvision at every export
-    return torch
-
-
-def _first(error: Exception) -> str:
-    lines = [line for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__

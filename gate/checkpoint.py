@@ -18,6 +18,7 @@ from gate import artifact
 from gate.errors import CandidateError, UsageError
 
 CONFIG, TOKENIZER = "config.json", "tokenizer.json"
+_INDEX = "model.safetensors.index.json"
 _INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 _HEADS: Mapping[str, tuple[str, tuple[str, ...]]] = {
     "ForSequenceClassification": ("AutoModelForSequenceClassification", ("logits",)),
@@ -73,6 +74,7 @@ def load(folder: Path, name: str, tokenizer: Path | None = None) -> Checkpoint:
     weights = _weights(folder, name)
     kind = _kind(config, name)
     pooling, extra = _pooling(folder, name) if kind == "Model" else (None, ())
+    classes = _classes(config, name) if kind in _LABELLED else ()
     loader, outputs = _HEADS[kind]
     loaded = _loaded(folder, name, loader)
     inputs = _INPUTS if (config.get("type_vocab_size") or 0) > 1 else _INPUTS[:2]
@@ -82,7 +84,7 @@ def load(folder: Path, name: str, tokenizer: Path | None = None) -> Checkpoint:
         inputs=inputs,
         outputs=(POOLED,) if pooling else outputs,
         sha256=artifact.sha256_of(folder / CONFIG, *weights, *extra),
-        classes=_classes(config, name) if kind in _LABELLED else (),
+        classes=classes,
         tokenizer=found if found.is_file() else None,
         vocabulary=int(loaded.config.vocab_size),
         positions=getattr(loaded.config, "max_position_embeddings", None),
@@ -118,6 +120,7 @@ def _weights(folder: Path, name: str) -> tuple[Path, ...]:
     """The safetensors files, sorted by name."""
     found = tuple(sorted(folder.glob("*.safetensors")))
     if found:
+        _demand_parts(folder, {file.name for file in found}, name)
         return found
     others = sorted(file.name for kind in _WEIGHTS for file in folder.glob(kind))
     if others:
@@ -128,11 +131,27 @@ def _weights(folder: Path, name: str) -> tuple[Path, ...]:
     raise CandidateError(f"candidate {name}: there is no model.safetensors beside its {CONFIG}")
 
 
+def _demand_parts(folder: Path, found: set[str], name: str) -> None:
+    """The files that an index tells of lie in the folder, where they are hashed."""
+    index = folder / _INDEX
+    if not index.is_file():
+        return
+    told = _json(index, name)
+    parts = told.get("weight_map") if isinstance(told, dict) else None
+    if not isinstance(parts, dict):
+        raise CandidateError(f"candidate {name}: its {_INDEX} holds no `weight_map`")
+    if missing := sorted(set(map(str, parts.values())) - found):
+        raise CandidateError(
+            f"candidate {name}: its {_INDEX} names {missing[0]}, which is not in its folder"
+        )
+
+
 def _kind(config: Mapping[str, Any], name: str) -> str:
     """A key of `_HEADS`."""
     told = config.get("architectures") or ["none"]
     found = [kind for kind in _HEADS if str(told[0]).endswith(kind)]
-    if len(told) != 1 or not found:
+    generates = str(told[0]).endswith(("HeadModel", "HeadsModel"))
+    if len(told) != 1 or not found or generates:
         raise CandidateError(
             f"candidate {name} has the architecture {', '.join(map(str, told))}; the gate reads "
             f"those that end in {', '.join(_HEADS)}: export any other to ONNX"
@@ -228,7 +247,8 @@ def _loaded(folder: Path, name: str, loader: str) -> Any:
                 f"candidate {name} cannot be loaded by transformers "
                 f"{transformers.__version__}: {type(error).__name__}: {reason}"
             ) from error
-    if missing := sorted(told["missing_keys"]):
+    unread = "pooler." if loader == "AutoModel" else ()  # only token vectors are
+    if missing := sorted(key for key in told["missing_keys"] if not key.startswith(unread)):
         raise CandidateError(
             f"candidate {name}: its safetensors lack {len(missing)} of the weights, {missing[0]} "
             "among them, which would be made up at random: save the whole model again"

@@ -3,7 +3,8 @@
 import signal
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import wraps
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -17,6 +18,30 @@ EPILOG = (
 )
 POLICIES = click.argument("policies", nargs=-1, required=True, metavar="POLICY...")
 MODEL_FOLDER = click.Path(path_type=Path)
+Command = Callable[..., Any]
+
+
+def plugged(command: Command) -> Command:
+    """With `--plugin`; what the files bring is there while the command runs."""
+
+    @click.option(
+        "--plugin",
+        "plugins",
+        multiple=True,
+        type=MODEL_FOLDER,
+        metavar="FILE.py",
+        help="Python that adds tasks, formats and decoders; trusted.",
+    )
+    @wraps(command)
+    def with_plugins(*arguments: Any, plugins: tuple[Path, ...], **options: Any) -> Any:
+        if not plugins:
+            return command(*arguments, **options)
+        from gate.plugins import plugged_in
+
+        with plugged_in(plugins):
+            return command(*arguments, **options)
+
+    return with_plugins
 
 
 @click.group(epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
@@ -39,6 +64,7 @@ def cli() -> None:
 @click.option("--format", "formats", multiple=True, help="Report on stdout: text, markdown, …")
 @click.option("--threads", type=click.IntRange(min=1), help="Of one inference; default: all.")
 @click.option("--trust", is_flag=True, help="Allow formats that run code on load (.pt2).")
+@plugged
 def run(policies: tuple[str, ...], **options: Any) -> int:
     """Gate a candidate: quantize it, measure it, decide, and record all of it."""
     from gate.commands.run import run_policies
@@ -51,6 +77,7 @@ def run(policies: tuple[str, ...], **options: Any) -> int:
 @click.argument("record", type=MODEL_FOLDER)
 @click.option("--policy", help="Judge by this policy instead of the recorded one.")
 @click.option("--format", "format_", default="text", show_default=True)
+@plugged
 def judge(record: Path, policy: str | None, format_: str) -> int:
     """Decide again from a record, running no model."""
     from gate.commands.judge import judge as judge_again
@@ -66,6 +93,7 @@ def judge(record: Path, policy: str | None, format_: str) -> int:
 @click.option("--format", "format_", default="text", show_default=True)
 @click.option("--track", is_flag=True, help="Send a record that could not be tracked.")
 @click.option("--tracker", default="mlflow", show_default=True)
+@plugged
 def report(record: Path, format_: str, track: bool, tracker: str) -> int:
     """Render a record again; the exit code says nothing about its verdict."""
     from gate.commands.report import load_record, send, show
@@ -85,6 +113,7 @@ def report(record: Path, format_: str, track: bool, tracker: str) -> int:
 @click.option(
     "--format", "format_", type=click.Choice(["text", "json"]), default="text", show_default=True
 )
+@plugged
 def replay(record: Path, format_: str, **options: Any) -> int:
     """Run a record's INT8 model here, or on an emulated CPU, against its stored outputs.
 
@@ -115,6 +144,7 @@ def replay(record: Path, format_: str, **options: Any) -> int:
 @click.option(
     "--format", "format_", type=click.Choice(["text", "json"]), default="text", show_default=True
 )
+@plugged
 def diagnose(record: Path, format_: str, **options: Any) -> int:
     """Tell which layers, slices and examples cost the accuracy, and what to try."""
     from gate.commands._diagnose_text import render
@@ -140,6 +170,7 @@ def diagnose(record: Path, format_: str, **options: Any) -> int:
 @click.option(
     "--format", "format_", type=click.Choice(["text", "json"]), default="text", show_default=True
 )
+@plugged
 def recover(policy: str, format_: str, **options: Any) -> int:
     """Find the recipe with the most integer work that meets the budgets, and gate its model.
 
@@ -172,6 +203,7 @@ def history(model: str, tracker: str) -> int:
 @click.argument("policy")
 @click.option("--html", type=MODEL_FOLDER, help="Also write the plan as one page.")
 @click.option("--tracker", default="mlflow", show_default=True, help="mlflow or none.")
+@plugged
 def plan(policy: str, html: Path | None, tracker: str) -> int:
     """Tell how many examples each budget needs, and what the held-out set can decide."""
     from gate.commands.plan import plan as plan_policy
@@ -180,8 +212,40 @@ def plan(policy: str, html: Path | None, tracker: str) -> int:
     return 0
 
 
+@cli.group()
+def data() -> None:
+    """Look at what a policy feeds the model."""
+
+
+@data.command()
+@click.argument("policy")
+@click.option("--against", required=True, metavar="FILE.py:FUNCTION", help="Runs that file.")
+@click.option(
+    "--split", type=click.Choice(["held_out", "calibration", "tuning"]), default="held_out"
+)
+@click.option("--examples", type=click.IntRange(min=1), default=64, show_default=True)
+@click.option(
+    "--format", "format_", type=click.Choice(["text", "json"]), default="text", show_default=True
+)
+@plugged
+def parity(policy: str, format_: str, **options: Any) -> int:
+    """Compare what a policy feeds the model with what your own function does.
+
+    Exits with 0 where they are the same, 1 where they part; then it says by what.
+    """
+    from gate.commands._parity_text import render
+    from gate.commands.parity import parity as compare
+    from gate.commands.progress import progress
+
+    with progress(Path(policy).stem) as told:
+        found = compare(policy, progress=told, **options)
+    click.echo(render(found, format_), nl=False)
+    return found.exit_code
+
+
 @cli.command()
 @POLICIES
+@plugged
 def check(policies: tuple[str, ...]) -> int:
     """Validate policies: syntax, names, columns and files."""
     from gate.commands.check import check as check_all

@@ -15,9 +15,9 @@ import numpy as np
 
 from gate import artifact, census, formats, identity, remote, tokens
 from gate.errors import DataError, OverlapError, UsageError
-from gate.pictures import Files
+from gate.pictures import Files, Names
 from gate.policy import Policy
-from gate.preprocess import fit, raw_names
+from gate.preprocess import entering, fit, raw_names
 from gate.records import SplitInfo
 from gate.sources import DataSource, Preprocess
 from gate.table import Table, by_role, raw_inputs
@@ -52,15 +52,17 @@ def open_split(
             is empty, is not what the pin says, or more images do not decode than `may_miss`.
     """
     path = locate(name, source, base)
-    where = f"{name} ({path})"
+    where = f"{name} ({remote.shown(source.path, path)})"
     columns = read(name, source, base, scratch)
     if inputs is None:
         columns, inputs = raw_inputs(columns)
         preprocess = None
-    names = raw_names(columns, inputs, preprocess)
-    table = by_role(where, columns, names, inputs, needs_target=needs_target)
     files = home or base
+    fed = entering(inputs, preprocess, files)
+    names = raw_names(columns, fed, preprocess)
+    table = by_role(where, columns, names, fed, needs_target=needs_target)
     prepare = fit(where, table.inputs, inputs, preprocess, files)
+    _refuse_empty(table, preprocess)
     rows = census.sample(table, source.limit, seed=seed, split=name)
     examples = census.identify(
         table, rows, prepare if preprocess else None, may_miss=source.may_miss
@@ -80,16 +82,32 @@ def open_split(
         population=census.population(table, examples),
         order=examples.rows,
         prepare=prepare,
+        named_by_files=isinstance(table.id, Names),
         truncated=_truncated(table, examples.rows, preprocess, files),
         missing=examples.missing,
     )
+
+
+def _refuse_empty(table: Table, preprocess: Preprocess | None) -> None:
+    """Raises DataError where a text is empty; names the first."""
+    if preprocess is None or preprocess.tokenizer is None:
+        return
+    for part, raw in table.blocks(np.arange(len(table))):
+        found = np.flatnonzero(tokens.empty(preprocess.tokenizer, raw)) + part.start
+        if len(found):
+            named = "" if table.id is None else f", id {str(table.id[found[:1]][0])!r}"
+            raise DataError(
+                f"{table.where}: the text of example {found[0]} (counting from 0{named}) is empty; "
+                "leave such out, or write `allow_empty: true` in `build.preprocess.tokenizer` if "
+                "production gets them, too"
+            )
 
 
 def _truncated(table: Table, rows: Array, preprocess: Preprocess | None, home: Path) -> int:
     if preprocess is None or preprocess.tokenizer is None:
         return 0
     spec = preprocess.tokenizer
-    file = home / spec.file
+    file = tokens.place(spec, home)
     return sum(int(tokens.truncated(spec, file, raw).sum()) for _, raw in table.blocks(rows))
 
 
@@ -130,7 +148,7 @@ def locate(name: str, source: DataSource, base: Path) -> Path:
         UsageError: nothing is there.
         DataError: it cannot be fetched.
     """
-    path = remote.local(source.path, base)
+    path = remote.local(source.path, base).resolve()
     if not path.exists():
         raise UsageError(
             f"{name}: there is no {path}; `path: {source.path}` is relative to {base.resolve()}"
@@ -141,7 +159,7 @@ def locate(name: str, source: DataSource, base: Path) -> Path:
 def _images(name: str, source: DataSource, base: Path) -> Path | None:
     if source.images is None:
         return None
-    folder = remote.local(source.images, base)
+    folder = remote.local(source.images, base).resolve()
     if not folder.is_dir():
         raise UsageError(
             f"{name}: there is no folder {folder}; `images: {source.images}` is relative to "
@@ -179,7 +197,8 @@ def prove_disjoint(splits: Sequence[Split]) -> None:
     for first, second in combinations(splits, 2):
         by_content = np.isin(identity.keys(second.content), identity.keys(first.content))
         by_id = np.zeros(len(second), dtype=bool)
-        if first.explicit_ids and second.explicit_ids:
+        named = first.explicit_ids and second.explicit_ids
+        if named and not (first.named_by_files or second.named_by_files):
             by_id = np.isin(second.ids, first.ids)
         shared = by_content | by_id
         if shared.any():

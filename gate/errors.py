@@ -11,6 +11,7 @@ A degraded model is never an exception: it is a `Verdict`. ::
     ├── QuantizationError      4   the recipe failed, or nothing runs as INT8
     ├── EvaluationError        4   a model failed on the data, or FP32 gave NaN
     │   └── BaselineError      4   FP32 is not what training reported
+    ├── PluginError            4   the code of a `--plugin` raised
     ├── RecordError            4   a record is missing, damaged or of another schema
     └── TrackerError           4   the tracker refused or cannot be reached
 """
@@ -97,6 +98,10 @@ class EvaluationError(GateError):
 
 class BaselineError(EvaluationError):
     """The FP32 model does not measure what training reported."""
+
+
+class PluginError(GateError):
+    """The code of a plugin raised; the message says at which line of which file."""
 
 
 class RecordError(GateError):

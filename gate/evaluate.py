@@ -196,6 +196,13 @@ def _evaluation(split: Split, collected: _Collected, start: int, end: int) -> Ev
     )
 
 
+def grouped(split: Split, task: BoundTask) -> Split:
+    """With the slice columns that targets themselves make."""
+    if task.groups is None or split.targets is None:
+        return split
+    return replace(split, slices={**task.groups(split.targets), **split.slices})
+
+
 def without_rows(split: Split) -> Evaluation:
     """What is known of a split before any model has run."""
     target: dict[str, Array] = {}

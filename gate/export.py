@@ -18,7 +18,7 @@ from gate.errors import CandidateError, UsageError
 from gate.values import Array
 
 Outputs = Mapping[str, Array]
-_BATCH = 0
+_BATCH, _LENGTH = 0, 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +40,8 @@ def module(given: Any, name: str, scratch: Path, feeds: Mapping[str, Array]) -> 
     """
     torch = torch_for(name)
     held = copy.deepcopy(given).eval().cpu()  # the caller may go on training it
-    program = _traced(torch, name, held, feeds, (_BATCH,))
+    batch = {_BATCH: torch.export.Dim("batch")}
+    program = _traced(torch, name, held, feeds, (batch,) * len(feeds))
     sha256 = _sha256_of_program(torch, program)
     return _to_onnx(program, held, name=name, sha256=sha256, scratch=scratch, inputs=tuple(feeds))
 
@@ -57,14 +58,17 @@ def tokens_module(
 ) -> Exported:
     """A language model as ONNX with a free batch and, with `free_length`, any number of tokens.
 
-    `feeds` are token ids and masks by input name, (B, T) each.
+    `given` takes any number of tensors by position and gives a tuple of the `outputs`; `feeds` are
+    token ids and masks by input name, (B, T) each; `sha256` is that of what it was loaded from.
 
     Raises:
         CandidateError: it cannot be traced, so not either with a free length, or exported.
     """
     torch = torch_for(name)
-    free = (_BATCH, 1) if free_length else (_BATCH,)
-    program = _traced(torch, name, given, feeds, free)
+    axes = (_BATCH, _LENGTH) if free_length else (_BATCH,)
+    # a model takes as many tokens as it has positions: DYNAMIC is any size up to there
+    free = dict.fromkeys(axes, torch.export.Dim.DYNAMIC)
+    program = _traced(torch, name, given, feeds, ((free,) * len(feeds),))
     return _to_onnx(
         program,
         given,
@@ -129,22 +133,16 @@ def first(error: Exception) -> str:
 
 
 def _traced(
-    torch: Any, name: str, given: Any, feeds: Mapping[str, Array], free: Sequence[int]
+    torch: Any, name: str, given: Any, feeds: Mapping[str, Array], shapes: tuple[Any, ...]
 ) -> Any:
-    """The program, the axes `free` of every input being of any size."""
+    """The program; `shapes` are the free axes, in the structure of the module's parameters."""
     arguments = tuple(torch.from_numpy(_at_least_two(value)) for value in feeds.values())
-    sizes = {0: torch.export.Dim("batch")} if len(free) == 1 else _dynamic(torch, free)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch's own deprecations, which users cannot mend
-            return torch.export.export(given, arguments, dynamic_shapes=(sizes,) * len(arguments))
+            return torch.export.export(given, arguments, dynamic_shapes=shapes)
     except (RuntimeError, TypeError, ValueError, torch._dynamo.exc.TorchDynamoException) as error:
         raise CandidateError(f"candidate {name} cannot be traced: {first(error)}") from error
-
-
-def _dynamic(torch: Any, free: Sequence[int]) -> dict[int, Any]:
-    """Any size that the module takes: it has as many positions as it was trained with."""
-    return dict.fromkeys(free, torch.export.Dim.DYNAMIC)
 
 
 def _to_onnx(

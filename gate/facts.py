@@ -60,6 +60,9 @@ def _of_data(held_out: SplitInfo) -> Iterator[str]:
     if held_out.duplicates:
         duplicates = wording.plural(held_out.duplicates, "duplicate")
         yield f"The held-out set contains {duplicates}: it says less than its size suggests."
+    if held_out.truncated:
+        texts = wording.plural(held_out.truncated, "held-out text")
+        yield f"Cut off at `max_length`: {texts}, of which the model saw only the beginning."
     if held_out.missing:
         missing = wording.plural(held_out.missing, "held-out image")
         yield f"Left out, as `may_miss` allows: {missing} that did not decode."
@@ -81,6 +84,7 @@ def facts(record: GateRecord) -> tuple[tuple[str, str], ...]:
         ("Held-out", _split(splits.held_out) + _seen_of(record)),
         *([("Calibration", _split(splits.calibration))] if splits.calibration else []),
         *(_seen(record) if not record.attested else ()),
+        *_plugins(record),
         ("FP32 check", _baseline(record)),
         *([("Lost where", _lost(record.costs))] if record.costs else []),
         ("Judged", _judged(record)),
@@ -101,6 +105,14 @@ def _models(record: GateRecord) -> Iterator[tuple[str, str]]:
         text = f"{plain(reference.source)} (sha256 {wording.short(reference.sha256)})"
         yield "Reference", f"{text}: what INT8 is held against as FP32"
     yield "Recipe", _recipe(record.int8)
+
+
+def _plugins(record: GateRecord) -> Iterator[tuple[str, str]]:
+    """Code of the user's own that the verdict rests on."""
+    named = record.provenance.plugins.items()
+    text = ", ".join(f"{plain(name)} (sha256 {wording.short(sha256)})" for name, sha256 in named)
+    if text:
+        yield "Plugins", text
 
 
 def _seen(record: GateRecord) -> Iterator[tuple[str, str]]:
@@ -164,6 +176,8 @@ def _split(split: SplitInfo) -> str:
         text += f", {wording.plural(split.units, 'independent unit')}"
     if split.duplicates:
         text += f", {wording.plural(split.duplicates, 'duplicate')}"
+    if split.truncated:
+        text += f", {wording.whole(split.truncated)} cut off at max_length"
     return f"{text}, {split.missing} left out that did not decode" if split.missing else text
 
 

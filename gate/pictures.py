@@ -77,6 +77,28 @@ class Files:
         return of_bytes([_read(self.paths[place]) for place in np.arange(len(self.paths))[index]])
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Names:
+    """A column of ids that are names of files: in another folder they name other examples."""
+
+    values: Array
+    """(N,) of text."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(N,)."""
+        return self.values.shape
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Text."""
+        return self.values.dtype
+
+    def __getitem__(self, index: Any, /) -> Array:
+        """(B,) of text, by slice or indices."""
+        return np.asarray(self.values[index])
+
+
 def of_bytes(values: Sequence[bytes]) -> Array:
     """(N,) of objects."""
     column = np.empty(len(values), dtype=object)

@@ -11,7 +11,14 @@ from gate import backends, data, publish, timing, trackers
 from gate.compare import compare_budgets, describe
 from gate.decide import decide
 from gate.errors import UsageError
-from gate.evaluate import demand_baseline, demand_no_slack, evaluate, opening, without_rows
+from gate.evaluate import (
+    demand_baseline,
+    demand_no_slack,
+    evaluate,
+    grouped,
+    opening,
+    without_rows,
+)
 from gate.judgeable import unsupported
 from gate.metrics import (
     ARTIFACT_METRICS,
@@ -20,6 +27,7 @@ from gate.metrics import (
     ArtifactMetric,
     Metric,
 )
+from gate.plugins import plugged_in
 from gate.policy_file import LoadedPolicy, load_policy
 from gate.preflight import preflight
 from gate.progress import Progress, Silent
@@ -69,6 +77,7 @@ def run_gate(
     threads: int | None = None,
     example_inputs: Mapping[str, Array] | None = None,
     progress: Progress | None = None,
+    plugins: Sequence[str | os.PathLike[str]] = (),
 ) -> Finished:
     """Quantize a candidate, measure it against its FP32 self, decide, and record all of it.
 
@@ -86,6 +95,7 @@ def run_gate(
         threads: of one inference; default: every core.
         example_inputs: inputs by name, to trace a module with; default: from the policy's data.
         progress: told of each step.
+        plugins: Python files that bring tasks, formats and decoders; trusted.
 
     Raises:
         GateError: the gate could not judge; `exit_code` says how the command line would exit.
@@ -101,9 +111,10 @@ def run_gate(
         example_inputs=example_inputs,
     )
     told = progress or Silent()
-    return _run(
-        loaded, asked, stage=stage, out=out, tracker=tracker, threads=threads, progress=told
-    )
+    with plugged_in(map(Path, plugins)):
+        return _run(
+            loaded, asked, stage=stage, out=out, tracker=tracker, threads=threads, progress=told
+        )
 
 
 def _run(
@@ -151,7 +162,7 @@ def _run(
 
 
 def _judge(run: Run, subject: Subject) -> Judged:
-    held_out, metrics = subject.splits["held_out"], subject.metrics
+    held_out, metrics = grouped(subject.splits["held_out"], subject.task), subject.metrics
     cost = charge(run, subject.candidate, subject.int8, held_out, beside=subject.beside)
     order, watch = _order(run, held_out, metrics, cost.alpha)
     with run.step("evaluate", total=len(order)):
@@ -191,6 +202,7 @@ def _judge(run: Run, subject: Subject) -> Judged:
         evaluated=evaluated,
         baseline=baseline,
         comparisons=comparisons,
+        parts=tuple(subject.task.parts(evaluated.evaluation)) if subject.task.parts else (),
         verdict=verdict,
         process=process,
         diagnosis=diagnosis,

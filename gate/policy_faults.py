@@ -19,7 +19,7 @@ from gate.policy import (
     Policy,
 )
 from gate.recipes import UnknownRecipeError
-from gate.sources import DataSource, Decode, Preprocess
+from gate.sources import DataSource, Decode, Graph, Preprocess, Tokenizer
 from gate.strict_yaml import Document, Loc
 
 Finding = tuple[Mark, str]
@@ -30,7 +30,10 @@ _MODELS: Mapping[Loc, type[BaseModel]] = {
     ("build", "calibration"): DataSource,
     ("build", "tuning"): DataSource,
     ("build", "preprocess"): Preprocess,
+    ("build", "preprocess", "tokenizer"): Tokenizer,
+    ("build", "preprocess", "graph"): Graph,
     ("build", "decode"): Decode,
+    ("build", "decode", "graph"): Graph,
     ("judge",): Judge,
     ("judge", "held_out"): DataSource,
     ("judge", "budgets"): Budget,
@@ -46,6 +49,9 @@ _EXAMPLES = {
     "judge": "judge: {held_out: {path: data.npz}, expect_fp32: unknown, budgets: […]}",
     "held_out": "held_out: {path: digits/held_out.npz}",
     "path": "path: digits/held_out.npz",
+    "file": "file: path/to/file",
+    "max_length": "max_length: 128",
+    "size": "size: [224, 224]",
     "within": "within: 0.02",
     "budgets": "budgets: [{metric: accuracy, max_drop: 0.01}]",
     "metric": "metric: accuracy",
@@ -185,6 +191,8 @@ def _mapping_wanted(path: Loc) -> str:
         return "a recipe's name, or a mapping with `base`"
     if path == ("build", "decode"):
         return "a decoder's name, or a mapping with `as`"
+    if _MODELS.get(path) is Graph:
+        return "an ONNX file's path, or a mapping with `file`"
     example = _EXAMPLES["path"] if _MODELS.get(path) is DataSource else "key: value"
     return f"a mapping, {{{example}}}"
 

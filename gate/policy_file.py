@@ -8,19 +8,23 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import reduce
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, cast
 
 from pydantic import ValidationError
 
-from gate import remote
+from gate import artifact, remote
 from gate.errors import Mark, PolicyError
 from gate.policy import MODEL_URIS, WRITTEN, Policy
 from gate.policy_faults import Finding, dotted, faults, shown
+from gate.sources import Graph, Tokenizer
 from gate.strict_yaml import Document, Loc, Node, load, merge
 
 _DATA = (("build", "calibration"), ("build", "tuning"), ("judge", "held_out"))
 _MODELS = (("build", "candidate"), ("judge", "anchor"))
-_TOKENIZER = ("build", "preprocess", "tokenizer", "file")
+_GRAPHS = (("build", "preprocess", "graph"), ("build", "decode", "graph"))
+_FILES = (("build", "preprocess", "tokenizer"), *_GRAPHS)
+"""What is read besides data and models; a graph may be written as its file alone."""
+_HOME = "files are relative to the policy's folder"
 _URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
 
 
@@ -77,6 +81,8 @@ def load_policy(path: str | os.PathLike[str]) -> LoadedPolicy:
     policy, findings = _validated(written)
     raise_all([*findings, *_addresses(written)], first=file)
     assert policy is not None
+    policy, findings = _bound(policy, written, file.parent)
+    raise_all(findings, first=file)
     return LoadedPolicy(policy=policy, file=file, sha256=digest(policy), written=written)
 
 
@@ -185,7 +191,8 @@ def _rebased(root: Node, folder: PurePosixPath) -> Node:
         return str(folder / value)
 
     data = [(*loc, name) for loc in _DATA for name in ("path", "images")]
-    places = [*data, *_MODELS, _TOKENIZER]
+    files = [*((*loc, "file") for loc in _FILES), *_GRAPHS]
+    places = [*data, *_MODELS, *files]
     return reduce(lambda node, loc: _changed(node, loc, rebase), places, root)
 
 
@@ -219,6 +226,33 @@ def _frozen(value: Any) -> Any:
     return tuple(map(_frozen, value)) if isinstance(value, list) else value
 
 
+def _bound(policy: Policy, written: Document, base: Path) -> tuple[Policy, list[Finding]]:
+    """The policy with the sha256 of each tokenizer and graph that it names and does not pin.
+
+    So what is hashed and recorded binds what the files hold. A pin is proven where a file is read.
+    """
+    findings = []
+    for loc in _FILES:
+        named = reduce(lambda value, name: getattr(value, name, None), loc, cast(Any, policy))
+        if not isinstance(named, Graph | Tokenizer) or named.sha256 or named.file is None:
+            continue
+        path = base / named.file
+        try:
+            policy = _with(policy, (*loc, "sha256"), artifact.sha256_of(path))
+        except OSError as error:
+            mark = written.mark(*loc, "file")
+            findings.append((mark, f"cannot read {path}: {error.strerror}; {_HOME}"))
+    return policy, findings
+
+
+def _with(value: Any, loc: tuple[str, ...], leaf: str) -> Any:
+    """A copy with the field at `loc` set."""
+    if not loc:
+        return leaf
+    inner = getattr(value, loc[0])
+    return value.model_copy(update={loc[0]: _with(inner, loc[1:], leaf)})
+
+
 def _addresses(written: Document) -> list[Finding]:
     """Paths that are empty, or URIs that this version does not read."""
     data = [_data_address(written, (*loc, name)) for loc in _DATA for name in ("path", "images")]
@@ -233,7 +267,7 @@ def _data_address(written: Document, loc: Loc) -> Finding | None:
     if not isinstance(text, str) or not remote.is_uri(text):
         return None
     wrong = remote.problem(text)
-    return wrong and (written.mark(*loc), f"{shown(text)} {wrong}")
+    return None if wrong is None else (written.mark(*loc), f"{shown(text)} {wrong}")
 
 
 def _model_address(written: Document, loc: Loc) -> Finding | None:

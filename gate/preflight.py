@@ -4,13 +4,14 @@ For data only file headers are read, and no model is opened; what is behind a UR
 """
 
 import os
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
 from typing import Protocol
 
-from gate import formats, remote, tasks
+from gate import decoding, formats, remote, tasks
 from gate.door import unknown
 from gate.errors import DataError, UsageError
 from gate.metrics import MODEL_METRICS, PROCESS_METRICS, Traits
@@ -24,6 +25,8 @@ from gate.tasks import Task
 
 _NO_SLICES = ("id", "unit")
 _PERCENT = 100
+_GROUP = re.compile(r"target/[1-9]")
+"""A slice column that targets make: the data show whether there is one."""
 _MET_BY_ALL = (("at_least", 0.0), ("at_most", 1.0))
 _UNITS = {
     "latency_p50": "milliseconds",
@@ -100,9 +103,9 @@ def _names(loaded: LoadedPolicy, unsupported: Unsupported) -> Iterator[Finding]:
     except UsageError as error:
         yield loaded.mark("task"), str(error)
         return
-    decoder = loaded.policy.build.decode.name
-    if decoder not in task.decoders:
-        yield loaded.mark("build", "decode", "as"), unknown("decoder", decoder, task.decoders)
+    decoder, decoders = loaded.policy.build.decode.name, decoding.names(loaded.policy.task)
+    if decoder not in decoders:
+        yield loaded.mark("build", "decode", "as"), unknown("decoder", decoder, decoders)
     for index, budget in enumerate(loaded.policy.judge.budgets):
         yield from _budget(loaded, task, ("judge", "budgets", index), budget, unsupported)
     if loaded.policy.judge.expect_fp32 != "unknown":
@@ -302,9 +305,7 @@ def _absent(loaded: LoadedPolicy, path: str) -> str:
     )
 
 
-def _format(
-    loaded: LoadedPolicy, loc: Loc, source: DataSource, path: Path
-) -> Iterator[Finding]:
+def _format(loaded: LoadedPolicy, loc: Loc, source: DataSource, path: Path) -> Iterator[Finding]:
     try:
         formats.of(path, source.format)
     except UsageError as error:
@@ -360,6 +361,6 @@ def _no_slice(column: str, shapes: _Shapes) -> str | None:
             )
         return None
     known = {name for name, shape in shapes.items() if len(shape) == 1} - set(_NO_SLICES)
-    if column in known:
+    if column in known or _GROUP.fullmatch(column):
         return None
     return unknown("slice column", column, tuple(sorted(known | {"target"})))

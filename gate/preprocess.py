@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from gate import pictures, tokens
+from gate import attached, pictures, tokens
 from gate.errors import DataError, UsageError
 from gate.sources import Preprocess
 from gate.values import Array, Column, TensorSpec
@@ -29,14 +29,32 @@ Prepare = Callable[[Mapping[str, Array]], Mapping[str, Array]]
 """Raw values (B, …) by column to what the model takes, (B, …) by input, contiguous."""
 
 
+def entering(
+    inputs: Sequence[TensorSpec], preprocess: Preprocess | None, home: Path = Path()
+) -> tuple[TensorSpec, ...]:
+    """What data are brought into: the model's inputs, or those of the graph before it.
+
+    Raises:
+        UsageError: the graph cannot be opened, or does not make the model's inputs.
+        DataError: it makes them of another type or shape.
+    """
+    if preprocess is None or preprocess.graph is None:
+        return tuple(inputs)
+    return attached.before(preprocess.graph, home, inputs).inputs
+
+
 def raw_names(
     columns: Mapping[str, Column], inputs: Sequence[TensorSpec], preprocess: Preprocess | None
 ) -> tuple[str, ...]:
     """The columns that a model is fed from, whether or not there are such.
 
+    `inputs` are what `entering` tells.
+
     Raises:
         UsageError: several columns hold encoded images, and nothing tells which one is meant.
     """
+    if preprocess is not None and preprocess.graph is not None:
+        preprocess = preprocess.before_graph
     if preprocess is not None and preprocess.tokenizer is not None:
         return tokens.columns(preprocess.tokenizer, inputs)
     names = tuple(spec.name for spec in inputs)
@@ -74,6 +92,10 @@ def fit(
         DataError: dtype, rank or a fixed dimension is not the model's, or the number of means or
             standard deviations is not that of the channels.
     """
+    if preprocess is not None and preprocess.graph is not None:
+        graph = attached.before(preprocess.graph, home, inputs)
+        bring = fit(where, columns, graph.inputs, preprocess.before_graph, home)
+        return lambda raw: graph.run(bring(raw))
     if preprocess is None:
         for spec in inputs:
             column = columns[spec.name]
@@ -82,7 +104,7 @@ def fit(
         return lambda raw: {name: _plain(values) for name, values in raw.items()}
     if preprocess.tokenizer is not None:
         told = preprocess.tokenizer
-        return tokens.fit(where, columns, inputs, told, home / told.file)
+        return tokens.fit(where, columns, inputs, told, tokens.place(told, home))
     if len(inputs) != 1:
         raise UsageError(
             f"`build.preprocess` is for models with one input; this one has {described(inputs)}: "
@@ -99,7 +121,15 @@ def for_tracing(
     preprocess: Preprocess | None,
     home: Path = Path(),
 ) -> Prepare:
-    """What `fit` gives for a model that is not exported yet: it takes what `preprocess` makes."""
+    """What `fit` gives for a model that is not exported yet: it takes what `preprocess` makes.
+
+    Raises:
+        UsageError: a graph makes its inputs, whose shapes only an exported model tells.
+    """
+    if preprocess is not None and preprocess.graph is not None:
+        raise UsageError(
+            "a model is not traced through `build.preprocess.graph`: export it to ONNX first"
+        )
     if preprocess is not None and preprocess.tokenizer is not None:
         specs = [TensorSpec(name=name, dtype="int64", shape=(None, None)) for name in names]
         return fit("example inputs", columns, specs, preprocess, home)

@@ -28,11 +28,13 @@ def provenance(
     policy_sha256: str,
     threads: int,
     batch_size: int,
+    plugins: Mapping[str, str] | None = None,
 ) -> Provenance:
     """Everything that a verdict depends on and that no other field of the record holds.
 
     `versions` are the backend's libraries; python, gate and numpy are added here. `folder` is
-    where git is asked for a commit. Raises nothing: what cannot be told reads as unknown.
+    where git is asked for a commit; `plugins` are sha256 by file name. Raises nothing: what cannot
+    be told reads as unknown.
     """
     own = {
         "python": platform.python_version(),
@@ -47,6 +49,7 @@ def provenance(
         policy_sha256=policy_sha256,
         threads=threads,
         batch_size=batch_size,
+        plugins=dict(plugins or {}),
     )
 
 

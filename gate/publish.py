@@ -129,8 +129,9 @@ def writing(folder: Path) -> Iterator[None]:
 
 
 def keep_models(scratch: Path, folder: Path) -> None:
-    """Move both models, with their external data, out of the run's private folder."""
-    for file in sorted(scratch.glob("model.*.onnx*")):
+    """Move both models, with their external data and the candidate's own tokenizer, out of the
+    run's private folder."""
+    for file in (*sorted(scratch.glob("model.*.onnx*")), *scratch.glob("tokenizer.json")):
         shutil.move(file, folder / file.name)
 
 

@@ -245,6 +245,15 @@ class Splits(Value):
     tuning: SplitInfo | None = None
 
 
+class Part(Value):
+    """A table that a task adds to the report."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    """What is worth most first."""
+
+
 class PolicySource(Value):
     """Where the policy was written, so that a report can point at a line."""
 
@@ -276,6 +285,8 @@ class Provenance(Value):
     policy_sha256: str
     threads: int
     batch_size: int
+    plugins: dict[str, str] = Field(default_factory=dict)
+    """sha256 by file name of the plugins that the command line named."""
 
 
 class PreviousRelease(Value):
@@ -314,6 +325,8 @@ class GateRecord(Value):
     """Empty where the policy says `expect_fp32: unknown`."""
     comparisons: tuple[Comparison, ...]
     """Every budget's, then every other metric of the task."""
+    parts: tuple[Part, ...] = ()
+    """What the task tells besides, for reading."""
     alpha: float
     """One-sided error allowed of each PASS; a FAIL is allowed the policy's."""
     attempt_key: str | None = None

@@ -52,8 +52,13 @@ def problem(uri: str) -> str | None:
     return None
 
 
+def shown(path: str, found: Path) -> str:
+    """How messages name what a policy calls `path` and is read from `found`."""
+    return path if is_uri(path) else str(found)
+
+
 def local(path: str, base: Path) -> Path:
-    """Where a policy's path lies on this machine, absolute, whether or not anything is there.
+    """Where a policy's path lies on this machine, whether or not anything is there.
 
     A URI is fetched into `CACHE`, where that version of it is not there yet; one that ends in `/`
     with all files below it.
@@ -63,7 +68,7 @@ def local(path: str, base: Path) -> Path:
         DataError: it cannot be fetched, or a name in a folder would lead out of it.
     """
     if not is_uri(path):
-        return (base / path).resolve()
+        return base / path
     wrong = problem(path)
     if wrong is not None:
         raise UsageError(f"{path!r} {wrong}")
@@ -102,10 +107,10 @@ def _unreachable(uri: str, error: BaseException | None) -> DataError:
 def _fetched(uri: str) -> Path:
     from fsspec.core import url_to_fs
 
+    name = _name(uri)
     system, root = url_to_fs(uri)
     files = _below(uri, system, root) if uri.endswith("/") else _alone(uri, system, root)
     kept = CACHE / _key(uri, files)
-    name = _name(uri)
     if not kept.exists():
         with _new(kept) as folder:
             _get(uri, system, files, folder / name)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal
 from uuid import uuid4
 
-from gate import artifact, data, preprocess, publish
+from gate import artifact, data, plugins, preprocess, publish
 from gate.backends import Backend
 from gate.diagnosis import Diagnosis
 from gate.evaluate import Evaluated
@@ -26,6 +26,7 @@ from gate.records import (
     Cost,
     GateRecord,
     Int8Info,
+    Part,
     PolicySource,
     ProcessInfo,
     Splits,
@@ -124,7 +125,8 @@ def _draw(policy: Policy, beside: tuple[str, ...]) -> str:
     timed = any(budget.metric in PROCESS_METRICS for budget in judge.budgets)
     parts = [f"seed {judge.seed}, {judge.stopping}, limit {judge.held_out.limit}"] if drawn else []
     measured = [f"measured {uuid4().hex}"] if timed else []
-    return ", ".join([*beside, read, *parts, *measured])
+    brought = [f"plugin {sha256}" for _, sha256 in sorted(plugins.active().items())]
+    return ", ".join([*beside, read, *brought, *parts, *measured])
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +141,7 @@ class Judged:
     evaluated: Evaluated
     baseline: tuple[Baseline, ...]
     comparisons: tuple[Comparison, ...]
+    parts: tuple[Part, ...]
     verdict: Verdict
     process: ProcessInfo
     diagnosis: Diagnosis | None = None
@@ -196,6 +199,7 @@ def _record(
         costs=judged.costs,
         baseline=judged.baseline,
         comparisons=judged.comparisons,
+        parts=judged.parts,
         alpha=judged.charge.alpha,
         attempt_key=judged.charge.key,
         attempt=judged.charge.attempt,
@@ -209,6 +213,7 @@ def _record(
             policy_sha256=run.loaded.sha256,
             threads=run.threads,
             batch_size=judged.batch_size,
+            plugins=plugins.active(),
         ),
         process=judged.process,
         diagnosis=judged.diagnosis,

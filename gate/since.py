@@ -45,6 +45,8 @@ def _inputs(now: GateRecord, last: GateRecord) -> Iterator[str]:
         yield "preprocessing"
     if now.policy.judge != last.policy.judge:
         yield f"policy: {', '.join(_differing(now.policy.judge, last.policy.judge))}"
+    if now.provenance.plugins != last.provenance.plugins:
+        yield "plugins"
     yield from _machine(now, last)
 
 

@@ -1,11 +1,14 @@
 """What a policy says of data: where they lie, what happens to them, how outputs are read."""
 
+from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
+    PrivateAttr,
     SerializerFunctionWrapHandler,
     model_serializer,
     model_validator,
@@ -26,8 +29,8 @@ class DataSource(Strict):
     """Where a split lies."""
 
     path: str
-    """A local path, relative to the policy file, or a URI: s3://, gs://, https://, file:///. What is
-    behind a URI is fetched once; a folder's ends in `/`."""
+    """A local path, relative to the policy file, or a URI (s3://, gs://, https://, file:///), which
+    ends in `/` where it is a folder's."""
     format: str | None = None
     """A key of `gate.formats`, where the file's name does not tell."""
     limit: int | None = Field(default=None, gt=0)
@@ -111,8 +114,9 @@ class Letterbox(Resampling):
 class Tokenizer(Strict):
     """Turns text into token ids and masks, under the usual names of a language model's inputs."""
 
-    file: str
-    """A `tokenizer.json` of the `tokenizers` library, relative to the policy."""
+    file: str | None = None
+    """A `tokenizer.json` of the `tokenizers` library, relative to the policy; by default the one
+    that the candidate brings."""
     columns: Annotated[tuple[str, ...], Field(min_length=1, max_length=2)] = ("text",)
     """The column of texts, or the two of pairs."""
     max_length: Annotated[int, Field(gt=0)]
@@ -123,6 +127,35 @@ class Tokenizer(Strict):
     """Whether texts may be empty."""
     sha256: Sha256 | None = None
     """Of the file: what it is when the policy is read, unless written."""
+    _own: Path | None = PrivateAttr(default=None)
+
+    @property
+    def own(self) -> Path | None:
+        """The candidate's own file, where a run reads that; a document does not tell where."""
+        return self._own
+
+    def with_own(self, file: Path, sha256: str) -> Self:
+        """The same, reading the candidate's own file; a pin that is written stays."""
+        found = self.model_copy(update={"sha256": self.sha256 or sha256})
+        found._own = file
+        return found
+
+
+class Graph(Strict):
+    """An ONNX file that runs before the model or after it, in floating point, for both models."""
+
+    file: str
+    """Relative to the policy; its weights lie in it, and its operators are standard ones."""
+    sha256: Sha256 | None = None
+    """Of the file: what it is when the policy is read, unless written."""
+
+
+def _full_graph(value: Any) -> Any:
+    """A file's name alone is how it is written."""
+    return {"file": value} if isinstance(value, str) else value
+
+
+GraphFile = Annotated[Graph, BeforeValidator(_full_graph)]
 
 
 class Preprocess(Strict):
@@ -147,7 +180,10 @@ class Preprocess(Strict):
     letterbox: Letterbox | None = None
     """One size with bars."""
     tokenizer: Tokenizer | None = None
-    """For text, and then nothing else."""
+    """For text, and then nothing else but a graph."""
+    graph: GraphFile | None = None
+    """An ONNX file that makes the model's inputs, under their names, of what all other fields make
+    of the columns named as its own inputs; without other fields, of the columns as they are."""
     scale: float = 1.0
     """Multiplies; 0.00392156862745098 brings bytes to 0..1."""
     mean: tuple[float, ...] = ()
@@ -161,13 +197,19 @@ class Preprocess(Strict):
     as they are."""
 
     @property
+    def before_graph(self) -> "Preprocess | None":
+        """All but the graph; None where that is nothing."""
+        rest = self.model_copy(update={"graph": None})
+        return None if rest == Preprocess() else rest
+
+    @property
     def draws(self) -> bool:
         """Whether it changes pixels, which only images have."""
         return any((self.color, self.resize, self.crop, self.letterbox))
 
     @model_validator(mode="after")
     def _check_steps(self) -> Self:
-        others = self.model_dump(exclude={"tokenizer"}, exclude_defaults=True)
+        others = self.model_dump(exclude={"tokenizer", "graph"}, exclude_defaults=True)
         if self.tokenizer and others:
             raise ValueError(
                 f"`tokenizer` is of text, and `{next(iter(others))}` is not: remove one"
@@ -214,6 +256,9 @@ class Decode(Strict):
     """A decoder of the task: `logits` or `probabilities` for classification."""
     output: str | None = None
     """The model output to read, where there are several."""
+    graph: GraphFile | None = None
+    """An ONNX file between the model and the decoder: it reads outputs of the model by their names,
+    and the decoder reads what it gives."""
     outputs: dict[str, str] = Field(default_factory=dict)
     """Role to model output, for decoders that read several: `{start: NAME, end: NAME}`."""
     score: float = Field(default=0.001, ge=0, lt=1)

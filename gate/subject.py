@@ -1,13 +1,15 @@
 """What a run judges: two models on this machine's runtime, or what two models gave elsewhere."""
 
 import os
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from gate import attested, data, preprocess, tasks
+from gate import attested, data, decoding, pictures, preprocess, tasks
+from gate.adoption import adopted
 from gate.candidate import Source, fetch, input_columns
 from gate.errors import CandidateError, GateError, UsageError
 from gate.evaluate import Give, first_outputs, opening
@@ -16,9 +18,9 @@ from gate.metrics import MODEL_METRICS, Metric
 from gate.normalize import normalize, prove_parity
 from gate.records import Attestation
 from gate.run import Run
-from gate.sources import DataSource
+from gate.sources import DataSource, Preprocess
 from gate.tasks import BoundTask
-from gate.values import Array, Batch, Candidate, Int8Model, Split, TensorSpec
+from gate.values import Array, Batch, Candidate, Column, Int8Model, Split, TensorSpec
 
 _OF_TORCH = (".pt2", ".pt", ".pth", ".pkl", ".ckpt")
 
@@ -127,15 +129,40 @@ def _of_models(run: Run, given: Given) -> Subject:
 
 
 def bring_fp32(run: Run, given: Given) -> tuple[Source, Candidate]:
-    """The candidate as it came, and normalised.
+    """The candidate as it came, and normalised; what it says of itself is the policy's from here.
 
     Raises:
         GateError: it cannot be had.
     """
     with run.step("candidate"):
         examples = _examples(run, given.example_inputs)
-        source = fetch(given.candidate, scratch=run.scratch, trust=given.trust, examples=examples)
-        return source, _normalised(run, source, run.scratch)
+        source = fetch(
+            given.candidate,
+            scratch=run.scratch,
+            trust=given.trust,
+            examples=examples,
+            max_length=_max_length(run),
+        )
+        run.loaded, filled = adopted(
+            run.loaded,
+            name=source.name,
+            classes=source.classes,
+            tokenizer=_kept(source.tokenizer, run.scratch),
+        )
+        found = _normalised(run, source, run.scratch)
+        return source, replace(found, steps=(*source.steps, *filled, *found.steps))
+
+
+def _max_length(run: Run) -> int | None:
+    preprocess = run.policy.build.preprocess
+    return (
+        None if preprocess is None or not preprocess.tokenizer else preprocess.tokenizer.max_length
+    )
+
+
+def _kept(tokenizer: Path | None, scratch: Path) -> Path | None:
+    """A candidate's own tokenizer, where it goes into the record's folder."""
+    return None if tokenizer is None else Path(shutil.copyfile(tokenizer, scratch / tokenizer.name))
 
 
 def prove_same(run: Run, source: Source, candidate: Candidate, shown: Sequence[Batch]) -> None:
@@ -241,11 +268,25 @@ def _examples(run: Run, given: Mapping[str, Array] | None) -> Any:
         source = run.policy.build.calibration or run.policy.judge.held_out
         scratch = _subfolder(run.scratch, "examples")
         columns = data.read("calibration", source, run.loaded.base, scratch)
-        names = input_columns(parameters, {name: col.shape for name, col in columns.items()})
-        prepare = preprocess.for_tracing(columns, names, run.policy.build.preprocess)
-        return prepare({name: columns[name][0:2] for name in names})
+        told = run.policy.build.preprocess
+        names, read = _fed(parameters, columns, told)
+        prepare = preprocess.for_tracing(columns, names, told, run.loaded.base)
+        return prepare({name: columns[name][0:2] for name in read})
 
     return examples
+
+
+def _fed(
+    parameters: tuple[str, ...], columns: Mapping[str, Column], told: Preprocess | None
+) -> tuple[Sequence[str], Sequence[str]]:
+    """Inputs that a module is traced with, and the columns that they are made of."""
+    if told is not None and told.tokenizer is not None:
+        return parameters, told.tokenizer.columns
+    images = [name for name, column in columns.items() if pictures.is_encoded(column)]
+    if told is not None and len(parameters) == len(images) == 1:
+        return images, images
+    names = input_columns(parameters, {name: column.shape for name, column in columns.items()})
+    return names, names
 
 
 # ── what two models gave ──────────────────────────────────────────────────────────────────
@@ -338,7 +379,8 @@ def _metrics(
     """The task fitted to the outputs, and every metric that is judged, expected or shown."""
     policy = run.policy
     first = first_outputs(baseline, opening(held_out, batch_size))
-    task = tasks.get(policy.task).bind(policy.build, tuple(outputs), held_out.targets, first)
+    home = run.loaded.base
+    task = decoding.bind(policy, tuple(outputs), held_out.targets, first, home=home)
     asked = [budget.metric for budget in policy.judge.budgets]
     if policy.judge.expect_fp32 != "unknown":
         asked += policy.judge.expect_fp32.metrics

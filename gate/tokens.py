@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from gate.errors import DataError, UsageError
-from gate.sources import Tokenizer
+from gate.sources import Preprocess, Tokenizer
 from gate.values import Array, Column, TensorSpec
 
 _PARTS: Mapping[str, str] = {
@@ -46,6 +46,43 @@ def sha256(path: Path) -> str:
     return hashlib.sha256(_bytes(path)).hexdigest()
 
 
+def place(spec: Tokenizer, home: Path) -> Path:
+    """Where the file lies; `file` is relative to `home`.
+
+    Raises:
+        UsageError: the policy names none, and the candidate brings none.
+    """
+    if spec.file is not None:
+        return home / spec.file
+    if spec.own is None:
+        raise UsageError(
+            "`build.preprocess.tokenizer` names no `file`, and the candidate brings no "
+            f"tokenizer.json of its own: {_FIX} and name it"
+        )
+    return spec.own
+
+
+def with_own(preprocess: Preprocess | None, file: Path | None) -> Preprocess | None:
+    """With the candidate's own tokenizer, where one is wanted and the policy names no file.
+
+    Raises:
+        UsageError: `file` is not there.
+    """
+    spec = None if preprocess is None else preprocess.tokenizer
+    if preprocess is None or spec is None or spec.file is not None or file is None:
+        return preprocess
+    return preprocess.model_copy(update={"tokenizer": spec.with_own(file, sha256(file))})
+
+
+def vocabulary(file: Path) -> dict[str, int]:
+    """Token to id.
+
+    Raises:
+        UsageError: the file is missing, or none that `tokenizers` reads.
+    """
+    return dict(_loaded(file, None, None, None).get_vocab())
+
+
 def fit(
     where: str,
     found: Mapping[str, Column],
@@ -72,34 +109,39 @@ def fit(
     length = _fixed_length(where, taken, spec)
 
     def prepare(raw: Mapping[str, Array]) -> dict[str, Array]:
-        encoded = tokenizer.encode_batch(_texts(where, raw, spec))
+        encoded = tokenizer.encode_batch(_texts(raw, spec))
         others = {name: np.ascontiguousarray(raw[name]) for name in raw if name not in spec.columns}
         return others | {one.name: _tokens(encoded, one, length) for one in taken}
 
     return prepare
 
 
+def tokenizer_of(spec: Tokenizer, path: Path) -> Any:
+    """A `tokenizers.Tokenizer` to change, set as `spec` says; raises as `fit` does."""
+    from tokenizers import Tokenizer as Loaded
+
+    return Loaded.from_str(_loaded(path, spec.sha256, spec.max_length, spec.padding).to_str())
+
+
 def truncated(spec: Tokenizer, path: Path, raw: Mapping[str, Array]) -> Array:
     """(B,) of bool: examples with more tokens than `max_length`."""
     tokenizer = _loaded(path, spec.sha256, None, None)
-    encoded = tokenizer.encode_batch(_texts("", raw, spec))
+    encoded = tokenizer.encode_batch(_texts(raw, spec))
     return np.array([len(one.ids) > spec.max_length for one in encoded], dtype=bool)
 
 
-def _texts(where: str, raw: Mapping[str, Array], spec: Tokenizer) -> list[Any]:
-    """One text an example, or a pair.
+def empty(spec: Tokenizer, raw: Mapping[str, Array]) -> Array:
+    """(B,) of bool: examples of which a text is empty, where such are not allowed."""
+    found = np.zeros(len(raw[spec.columns[0]]), dtype=bool)
+    if not spec.allow_empty:
+        for name in spec.columns:
+            found |= np.char.strip(raw[name]) == ""
+    return found
 
-    Raises:
-        DataError: a text is empty.
-    """
+
+def _texts(raw: Mapping[str, Array], spec: Tokenizer) -> list[Any]:
+    """One text an example, or a pair."""
     sides = [raw[name].tolist() for name in spec.columns]
-    for name, texts in zip(spec.columns, sides, strict=True):
-        empty = [place for place, text in enumerate(texts) if not text.strip()]
-        if empty and not spec.allow_empty:
-            raise DataError(
-                f"{where}: column {name!r} holds {len(empty)} empty texts in one batch: leave "
-                "them out, or write `allow_empty: true` if production gets such, too"
-            )
     return sides[0] if len(sides) == 1 else list(zip(*sides, strict=True))
 
 
@@ -139,7 +181,7 @@ def _fixed_length(where: str, taken: Sequence[TensorSpec], spec: Tokenizer) -> i
 
 @lru_cache(maxsize=4)
 def _loaded(path: Path, pin: str | None, most: int | None, padding: str | None) -> Any:
-    """With truncation and padding set, or without either."""
+    """With truncation and padding set, or without either; shared."""
     from tokenizers import Tokenizer as Loaded
 
     content = _bytes(path)

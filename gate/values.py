@@ -183,6 +183,8 @@ class Split:
     """(N,) of int64: rows of the source, in the order they are visited."""
     prepare: Callable[[Mapping[str, Array]], Mapping[str, Array]]
     """Raw values (B, …) by column to what the model takes, (B, …) by input."""
+    named_by_files: bool = False
+    """Whether ids are names of files: in another folder they name other examples."""
     truncated: int = 0
     """Texts with more tokens than the model is given."""
     missing: tuple[str, ...] = ()

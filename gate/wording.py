@@ -35,7 +35,11 @@ _UNITS: dict[str, Unit] = {
 _SPELLED = {
     **{word: word.upper() for word in ("int8", "fp32", "f1", "auroc", "ece", "mcc", "mrr", "sqnr")},
     **{word: word.upper() for word in ("rmse", "mae", "r2", "kl")},
-    "map": "mAP", "map50": "mAP50", "map75": "mAP75", "ndcg": "nDCG", "miou": "mIoU",
+    "map": "mAP",
+    "map50": "mAP50",
+    "map75": "mAP75",
+    "ndcg": "nDCG",
+    "miou": "mIoU",
     "iou": "IoU",
 }
 _OF_INT8_ALONE = re.compile(r"int8_share|output_cosine|kl_divergence|sqnr|.*_flips")

@@ -86,7 +86,13 @@ def test_the_onnx_flavour_is_found_by_what_mlmodel_says(tmp_path: Path, scratch:
 
 def test_the_pytorch_flavour_needs_trust(tmp_path: Path, scratch: Path) -> None:
     folder = mlflow_folder(tmp_path / "m", "flavors: {pytorch: {model_data: data}}")
-    with pytest.raises(UsageError, match="unpickles code when it is loaded; pass --trust"):
+    with pytest.raises(UsageError, match=r"unpickles data, which runs code .* it; pass --trust"):
+        fetched(folder, scratch)
+
+
+def test_code_beside_the_pytorch_flavour_is_told(tmp_path: Path, scratch: Path) -> None:
+    folder = mlflow_folder(tmp_path / "m", "flavors: {pytorch: {model_data: data, code: code}}")
+    with pytest.raises(UsageError, match="and imports what lies in code; pass --trust"):
         fetched(folder, scratch)
 
 
@@ -94,6 +100,11 @@ def test_the_pytorch_flavour_needs_trust(tmp_path: Path, scratch: Path) -> None:
     ("mlmodel", "message"),
     [
         ("flavors: {sklearn: {}}", "has the flavours sklearn"),
+        ("flavors: {transformers: {model_binary: ../other}}", "points outside its folder"),
+        ("flavors: {transformers: {model_binary: 7}}", "points outside its folder"),
+        ("flavors: {transformers: {model_binary: model}}", "'model', which holds no config"),
+        ("flavors: {transformers: {}}", "was logged without its weights"),
+        ("flavors: {transformers: {peft_adaptor: peft}}", "is an adapter"),
         ("flavors: {onnx: {data: ../../etc/passwd}}", "points outside its folder"),
         ("flavors: {onnx: {data: /etc/passwd}}", "points outside its folder"),
         ("flavors: {onnx: {}}", "points outside its folder"),
@@ -111,8 +122,10 @@ def test_what_mlmodel_may_not_say(
         fetched(folder, scratch, trust=True)
 
 
-def test_a_folder_without_mlmodel(tmp_path: Path, scratch: Path) -> None:
-    with pytest.raises(CandidateError, match="folder without an MLmodel file"):
+def test_a_folder_of_nothing_that_is_known(tmp_path: Path, scratch: Path) -> None:
+    with pytest.raises(
+        CandidateError, match="folder without MLmodel, which MLflow writes, and without"
+    ):
         fetched(tmp_path, scratch)
 
 
@@ -177,6 +190,54 @@ def test_a_module_becomes_onnx_that_computes_the_same(module: Any, scratch: Path
     assert expected.keys() == got.keys()
     for name, value in expected.items():
         np.testing.assert_allclose(got[name], value, atol=1e-5)
+
+
+def test_the_pytorch_flavour_is_unpickled_when_trusted(
+    module: Any, tmp_path: Path, scratch: Path
+) -> None:
+    import torch
+
+    told = f"flavors: {{pytorch: {{model_data: data, pytorch_version: {torch.__version__}}}}}"
+    folder = mlflow_folder(tmp_path / "m", told, model=False)
+    (folder / "data").mkdir()
+    torch.save(module, folder / "data" / "model.pth")
+    (folder / "data" / "pickle_module_info.txt").write_text("mlflow.pytorch.pickle_module")
+    source = fetch(folder, scratch=scratch, trust=True, examples=examples_of)
+    assert source.reference is not None
+    with torch.no_grad():
+        expected = module(torch.from_numpy(images(3))).numpy()
+    (value,) = source.reference({"image": images(3)}).values()
+    np.testing.assert_allclose(value, expected, atol=1e-6)
+
+
+def test_the_pytorch_flavour_as_a_traced_program(
+    module: Any, tmp_path: Path, scratch: Path
+) -> None:
+    import torch
+
+    folder = mlflow_folder(tmp_path / "m", "flavors: {pytorch: {model_data: data}}", model=False)
+    (folder / "data").mkdir()
+    program = torch.export.export(module, (torch.from_numpy(images(2)),))
+    torch.export.save(program, folder / "data" / "model.pt2")
+    with pytest.raises(UsageError, match=r"a \.pt2 file runs code when it is loaded"):
+        fetched(folder, scratch)
+    source = fetched(folder, scratch, trust=True)
+    assert source.reference is not None
+    with torch.no_grad():
+        expected = module(torch.from_numpy(images(2))).numpy()
+    (value,) = source.reference({"input": images(2)}).values()
+    np.testing.assert_allclose(value, expected, atol=1e-6)
+
+
+def test_a_pickle_that_cannot_be_loaded_is_a_candidate_error(
+    module: Any, tmp_path: Path, scratch: Path
+) -> None:
+    folder = mlflow_folder(tmp_path / "m", "flavors: {pytorch: {model_data: data}}", model=False)
+    (folder / "data").mkdir()
+    (folder / "data" / "model.pth").write_bytes(b"anything")
+    (folder / "data" / "pickle_module_info.txt").write_text("mlflow.pytorch.pickle_module")
+    with pytest.raises(CandidateError, match=r"cannot be unpickled: .*; the gate has to find"):
+        fetched(folder, scratch, trust=True)
 
 
 def test_the_hash_of_a_module_is_that_of_its_weights(module: Any, tmp_path: Path) -> None:

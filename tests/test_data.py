@@ -17,6 +17,14 @@ from gate.sources import DataSource, Preprocess
 from gate.values import Ragged, TensorSpec
 
 RNG = np.random.default_rng(0)
+TOKENIZER = json.dumps(
+    {
+        "version": "1.0",
+        "added_tokens": [],
+        "pre_tokenizer": {"type": "Whitespace"},
+        "model": {"type": "WordLevel", "vocab": {"[PAD]": 0, "the": 1}, "unk_token": "[PAD]"},
+    }
+)
 X = TensorSpec("x", "float32", (None, 3))
 
 
@@ -777,3 +785,44 @@ def test_what_is_carved_can_be_carved_and_visited_in_another_order(opened):
 def test_a_carved_split_without_targets(opened):
     split = opened(columns(8), needs_target=False)
     assert all(one.targets is None for one in data.carved(split, 0.25, seed=3))
+
+
+@pytest.mark.parametrize("same", [False, True])
+def test_file_names_tell_nothing_of_another_folder(tmp_path, same):
+    image = TensorSpec("image", "float32", (None, 3, 4, 4))
+    for place, split in enumerate(("calibration", "held_out")):
+        (tmp_path / split / "a").mkdir(parents=True)
+        drawn = pixels(4, 4, seed=0 if same else place)
+        (tmp_path / split / "a" / "0001.png").write_bytes(encoded(drawn))
+    found = [
+        data.open_split(
+            split,
+            DataSource(path=split),
+            base=tmp_path,
+            inputs=(image,),
+            preprocess=Preprocess(),
+            seed=0,
+            scratch=tmp_path / "scratch",
+            needs_target=False,
+        )
+        for split in ("calibration", "held_out")
+    ]
+    if not same:
+        data.prove_disjoint(found)
+        return
+    with pytest.raises(OverlapError, match="1 by content"):
+        data.prove_disjoint(found)
+
+
+def test_an_empty_text_is_named(opened, tmp_path):
+    ids = TensorSpec("input_ids", "int64", (None, None))
+    texts = np.array(["the cat", "", "a mat"])
+    preprocess = Preprocess(tokenizer={"file": "tokenizer.json", "max_length": 4})
+    (tmp_path / "tokenizer.json").write_text(TOKENIZER)
+    given = {"text": texts, "target": np.arange(3), "id": np.array(["a", "b", "c"])}
+    with pytest.raises(DataError, match=r"text of example 1 \(counting from 0, id 'b'\) is empty"):
+        opened(given, inputs=(ids,), preprocess=preprocess)
+    kept = {name: values[[0, 2]] for name, values in given.items()}
+    assert opened(kept, inputs=(ids,), preprocess=preprocess).truncated == 0
+    short = Preprocess(tokenizer={"file": "tokenizer.json", "max_length": 1})
+    assert opened(kept, inputs=(ids,), preprocess=short).truncated == 2

@@ -20,6 +20,7 @@ from gate import errors
         (errors.QuantizationError, 4),
         (errors.EvaluationError, 4),
         (errors.BaselineError, 4),
+        (errors.PluginError, 4),
         (errors.RecordError, 4),
         (errors.TrackerError, 4),
     ],

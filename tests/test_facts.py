@@ -44,6 +44,14 @@ def test_images_that_are_missing_are_said_twice(make_record):
     assert "3 held-out images that did not decode" in facts.notices(record)[0]
 
 
+def test_texts_that_are_cut_off_are_said_twice(make_record):
+    splits = make_record().splits
+    held_out = splits.held_out.model_copy(update={"truncated": 1200})
+    record = make_record(splits=splits.model_copy(update={"held_out": held_out}))
+    assert fact(record, "Held-out").endswith(", 1,200 cut off at max_length")
+    assert "1,200 held-out texts" in facts.notices(record)[0]
+
+
 def test_early_stopping_is_said(make_record):
     record = make_record(examples_evaluated=400)
     assert fact(record, "Held-out").endswith("; stopped early after 400 of 1,000")

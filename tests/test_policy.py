@@ -373,8 +373,10 @@ ONE_FINDING = [
     ("path: digits/held_out.npz", "limit: 1", "8:13: judge.held_out.path is missing; add e.g. `pa"),
     ("{path: digits/held_out.npz}", "x.npz", "8:13: judge.held_out must be a mapping, {path: dig"),
     ("{path: digits/held_out.npz}", "null", "8:13: judge.held_out must be a mapping, {path: digi"),
-    ("digits/held_out.npz", "s3://b/x.npz", "8:20: 's3://b/x.npz' is a URI, and this version rea"),
-    ("digits/held_out.npz", "file:///x.npz", "8:20: 'file:///x.npz' is a URI, and this version r"),
+    ("digits/held_out.npz", "ftp://b/x.npz", "8:20: 'ftp://b/x.npz' is a URI of a kind that data"),
+    ("digits/held_out.npz", "file://x.npz", "8:20: 'file://x.npz' is no whole URI; write `file://"),
+    ("digits/held_out.npz", "https://h/a/", "8:20: 'https://h/a/' is a folder, and https has no l"),
+    ("digits/held_out.npz", "s3://a::b", "8:20: 's3://a::b' holds '::', which no path of data doe"),
     ("digits/held_out.npz", "''", "8:20: judge.held_out.path is empty; write a file's path"),
     (
         STATIC,

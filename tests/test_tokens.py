@@ -80,7 +80,6 @@ def test_inputs_that_are_no_tokens_are_columns_of_their_own() -> None:
 @pytest.mark.parametrize(
     ("texts", "wanted", "changes", "message"),
     [
-        (["a", ""], inputs("input_ids"), {}, "'text' holds 1 empty texts"),
         (["a"], inputs("x"), {}, "feeds inputs named input_ids.*the model has x"),
         (["a"], inputs("input_ids", length=9), {}, "fixed to 9 tokens"),
         (["a"], inputs("input_ids", dtype="float32"), {}, "wants float32"),
@@ -92,6 +91,12 @@ def test_what_does_not_fit_is_told(
 ) -> None:
     with pytest.raises((DataError, UsageError), match=message):
         fed(file, {"text": texts}, wanted, **changes)
+
+
+def test_empty_texts_are_found_in_every_column() -> None:
+    raw = {"a": np.array(["x", " ", "y"]), "b": np.array(["x", "z", ""])}
+    assert tokens.empty(spec(columns=["a", "b"]), raw).tolist() == [False, True, True]
+    assert not tokens.empty(spec(columns=["a", "b"], allow_empty=True), raw).any()
 
 
 def test_empty_texts_may_be_allowed(file: Path) -> None:

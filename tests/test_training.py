@@ -592,7 +592,7 @@ def test_without_torch_it_says_what_to_install(
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "told"),
-    [("qat", ["FAIL", "PASS"]), ("prune", ["PASS"])],
+    [("qat", ["FAIL", "PASS"]), ("prune", ["PASS"]), ("vision", ["PASS"]), ("text", ["PASS"])],
 )
 def test_the_examples_tell_their_story(name: str, told: list[str], tmp_path: Path) -> None:
     script = EXAMPLES / f"{name}.py"

@@ -62,9 +62,9 @@ def _slices(found: Diagnosis) -> Iterator[str]:
 def _examples(found: Diagnosis) -> Iterator[str]:
     if found.flipped is None:
         return
-    yield f"Predictions that changed: {found.flipped}; the largest changes of margin"
+    yield f"Predictions that changed: {found.flipped}; the largest changes first"
     if found.flips:
-        yield _row("id", "target", "FP32", "INT8", "margin fell by")
+        yield _row("id", "target", "FP32", "INT8", "by")
     yield from (_flip(one) for one in found.flips)
     yield ""
 

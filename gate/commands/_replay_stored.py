@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from gate import artifact, data, preprocess, remote, tasks
+from gate import artifact, data, decoding, plugins, preprocess, remote, tokens
 from gate.backends import Backend
 from gate.errors import GateError, RecordError, UsageError
 from gate.metrics import Metric
@@ -18,6 +18,7 @@ from gate.tasks import BoundTask
 from gate.values import Array, Evaluation, Ragged, Rows, Split, TensorSpec, Values
 
 INT8, FP32, OUTPUTS, ROWS = "model.int8.onnx", "model.fp32.onnx", "outputs.npz", "rows.npz"
+TOKENIZER = "tokenizer.json"
 _OUTPUT = "output/"
 _CLOSE = 1e-6
 """Rows that were observed on another machine may differ in the last bits."""
@@ -149,6 +150,26 @@ def places(ids: Array, known: Array) -> Array | None:
 # ── the inputs ────────────────────────────────────────────────────────────────────────────
 
 
+def with_own_files(record: GateRecord, folder: Path) -> GateRecord:
+    """The record, reading the candidate's own tokenizer from its folder where it was judged so.
+
+    Raises:
+        RecordError: it is missing.
+    """
+    build = record.policy.build
+    spec = build.preprocess.tokenizer if build.preprocess else None
+    if spec is None or spec.file is not None or record.attested:
+        return record
+    if not (folder / TOKENIZER).is_file():
+        raise RecordError(
+            f"{folder / TOKENIZER} is missing: fetch the whole folder of record {record.id}"
+        )
+    preprocess = tokens.with_own(build.preprocess, folder / TOKENIZER)
+    build = build.model_copy(update={"preprocess": preprocess})
+    policy = record.policy.model_copy(update={"build": build})
+    return record.model_copy(update={"policy": policy})
+
+
 def held_out(record: GateRecord, path: Path | None, scratch: Path) -> Split:
     """The examples that the record was measured on, from the policy's place or from `path`.
 
@@ -171,10 +192,8 @@ def opened(name: str, record: GateRecord, path: Path | None, scratch: Path, *, f
     named, known = _named(record, name)
     # which bytes hold the examples does not matter: their content is compared below
     source = named.model_copy(update={"sha256": None})
-    told = record.policy_source
-    base = Path(told.base) if told.base else Path(told.file).parent
+    base = home = home_of(record)
     what = name.replace("_", "-")
-    home = base
     if path is not None:
         source = source.model_copy(update={"path": str(path), "format": _format(source, path)})
         base = Path()
@@ -278,7 +297,15 @@ def bind(
         model = demand_fp32(folder, record)
         runner = backend.open(model, threads=record.provenance.threads)
         first = runner.run(split.batch(0, record.provenance.batch_size).feeds)
-    return tasks.get(record.policy.task).bind(record.policy.build, outputs, split.targets, first)
+    home = home_of(record)
+    plugins.demand_same(record.provenance.plugins)
+    return decoding.bind(record.policy, outputs, split.targets, first, home=home)
+
+
+def home_of(record: GateRecord) -> Path:
+    """The folder that paths of the record's policy are relative to."""
+    told = record.policy_source
+    return Path(told.base) if told.base else Path(told.file).parent
 
 
 def demand_vouched(stored: Stored, task: BoundTask, targets: Values | None, file: Path) -> None:

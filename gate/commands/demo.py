@@ -42,12 +42,20 @@ class Family:
     model: str
     """As the policy names it."""
     package: ModuleType
+    trained_with: tuple[str, ...] = ("torch", "onnxscript", "sklearn")
+    """Modules that only training needs."""
 
 
 FAMILIES = (
     Family("image classification", "digits", "digits-cnn", digits),
     Family("object detection", "scenes", "digits-detector", scenes),
-    Family("text classification", "languages", "language-of-names", languages),
+    Family(
+        "text classification",
+        "languages",
+        "language-of-names",
+        languages,
+        trained_with=("torch", "onnxscript", "babel"),
+    ),
 )
 
 
@@ -107,7 +115,7 @@ def demo(out: Path | None, *, train: bool, every: bool = False) -> int:
         raise UsageError(f"--out {folder} exists already: name a new folder")
     families = FAMILIES if every else FAMILIES[:1]
     if train:
-        _demand_torch()
+        _demand_trainers(families)
     for family in families:
         _set_up(family, folder, train=train)
     began = time.monotonic()
@@ -149,9 +157,13 @@ def _set_up(family: Family, folder: Path, *, train: bool) -> None:
         shutil.copyfile(family.package.FOLDER / name, models / name)
 
 
-def _demand_torch() -> None:
-    if find_spec("torch") is None or find_spec("onnxscript") is None:
-        raise UsageError("--train needs torch and onnxscript: pip install 'int8-gate[torch]'")
+def _demand_trainers(families: Sequence[Family]) -> None:
+    needed = dict.fromkeys(module for family in families for module in family.trained_with)
+    missing = [name for name in needed if find_spec(name) is None]
+    if missing:
+        raise UsageError(
+            f"--train needs {', '.join(missing)}: pip install 'int8-gate[torch,train]'"
+        )
 
 
 def _train(family: Family, models: Path) -> None:

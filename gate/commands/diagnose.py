@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from gate import backends, diagnose, tasks
+from gate import backends, decoding, diagnose, plugins, tasks
 from gate.backends import Backend
 from gate.commands import _replay_stored as stores
 from gate.commands.report import load_record, record_file
@@ -90,7 +90,8 @@ def diagnosed(
     """
     told = progress or Silent()
     told.step("read the record")
-    record, folder = load_record(path), record_file(path).parent
+    folder = record_file(path).parent
+    record = stores.with_own_files(load_record(path), folder)
     int8, fp32 = stores.demand_artifact(folder, record), stores.demand_fp32(folder, record)
     evaluation = stores.vouched_rows(folder, record)
     with tempfile.TemporaryDirectory(prefix="gate-") as scratch:
@@ -225,7 +226,9 @@ def _flips(case: _Case, split: Split, ids: Array) -> tuple[Flip, ...]:
 def _task(case: _Case, split: Split, first: Mapping[str, Array]) -> BoundTask:
     policy = case.record.policy
     outputs = tuple(TensorSpec(**info.model_dump()) for info in case.record.candidate.outputs)
-    return tasks.get(policy.task).bind(policy.build, outputs, split.targets, first)
+    home = stores.home_of(case.record)
+    plugins.demand_same(case.record.provenance.plugins)
+    return decoding.bind(policy, outputs, split.targets, first, home=home)
 
 
 def _largest(
@@ -237,20 +240,23 @@ def _largest(
 ) -> tuple[Flip, ...]:
     fp32, int8 = decoded
     labels = targets is not None and targets.ndim > 1
-    margins = _margins(fp32, int8, labels=labels)
+    margins = task.apart(fp32, int8) if task.apart else _margins(fp32, int8, labels=labels)
     order = np.argsort(-np.where(np.isnan(margins), np.inf, margins), kind="stable")[:_FLIPS]
     classes = case.record.policy.build.classes
 
-    def told(side: Values, at: int) -> str:
-        one = side.entry(at) if isinstance(side, Ragged) else side[at]
-        return task.tell(one) if task.tell else _predicted(one, classes, labels=labels)
+    def told(at: int) -> tuple[str, str]:
+        both = [side.entry(at) if isinstance(side, Ragged) else side[at] for side in decoded]
+        if task.tell:
+            return task.tell(*both)
+        before, after = (_predicted(one, classes, labels=labels) for one in both)
+        return before, after
 
     return tuple(
         Flip(
             id=str(ids[at]),
             target=str(targets[at]) if isinstance(targets, np.ndarray) else "",
-            fp32=told(fp32, at),
-            int8=told(int8, at),
+            fp32=told(at)[0],
+            int8=told(at)[1],
             margin=float(np.nan_to_num(margins[at])),
         )
         for at in order.tolist()

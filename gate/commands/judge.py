@@ -85,7 +85,9 @@ def judge_by(loaded: LoadedPolicy, record: GateRecord, rows: Path) -> GateRecord
             "verdict": decide(
                 measured, alpha, policy.alpha, point=policy.judge.decision == "point"
             ),
-            "provenance": record.provenance.model_copy(update={"policy_sha256": loaded.sha256}),
+            "provenance": record.provenance.model_copy(
+                update={"policy_sha256": policy_digest(policy)}
+            ),
         }
     )
 

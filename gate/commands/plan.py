@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from gate import formats, remote, tasks, trackers
 from gate.commands import _plan_html, _plan_text
 from gate.commands._plan_pages import History, Page, Setting, page
+from gate.data import read
 from gate.errors import DataError, UsageError
 from gate.evidence import number
 from gate.judgeable import is_clustered, unsupported
@@ -83,7 +84,7 @@ def plan(policy: str, *, tracker: str, html: Path | None) -> str:
 def _page(loaded: LoadedPolicy, tracker: Tracker) -> Page:
     policy = loaded.policy
     path = remote.local(policy.judge.held_out.path, loaded.base)
-    data = _read(policy, path) if path.exists() else None
+    data = _read(policy, path, loaded.base) if path.exists() else None
     runs = _recorded(tracker, policy.model)
     questions = [
         _question(policy, budget, data, [found for _, found in runs])
@@ -180,11 +181,10 @@ def _reference(
 # ── data ──────────────────────────────────────────────────────────────────────────────────
 
 
-def _read(policy: Policy, path: Path) -> _Data:
+def _read(policy: Policy, path: Path, base: Path) -> _Data:
     """The number of examples from the file's header, and the columns that budgets slice by."""
     source = policy.judge.held_out
-    kind = formats.of(path, source.format)
-    shapes = kind.columns(path)
+    shapes = formats.of(path, source.format).columns(path)
     total = next((shape[0] for shape in shapes.values()), 0)
     if total == 0:
         raise DataError(f"{path} is empty: a held-out set needs at least one example")
@@ -193,7 +193,7 @@ def _read(policy: Policy, path: Path) -> _Data:
     columns: dict[str, Array] = {}
     if names:
         with tempfile.TemporaryDirectory(prefix="gate-plan-") as scratch:
-            found = kind.read(path, Path(scratch))
+            found = read("held_out", source, base, Path(scratch))
             columns = {name: _values(found[name]) for name in sorted(names)}
             del found
     return _Data(

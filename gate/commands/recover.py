@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from gate import backends, data, publish, tasks, trackers
+from gate import backends, data, decoding, plugins, publish, trackers
 from gate.commands._recover_plot import plot
 from gate.drafts import Drafts
 from gate.errors import QuantizationError, UsageError
@@ -207,7 +207,8 @@ def _prepared(run: Run, given: Given, limits: Limits, keeper: Tracker) -> tuple[
     first = first_outputs(lambda batch: runner.run(batch.feeds), shown)
 
     def bound(targets: Values) -> BoundTask:
-        return tasks.get(run.policy.task).bind(run.policy.build, candidate.outputs, targets, first)
+        home = run.loaded.base
+        return decoding.bind(run.policy, candidate.outputs, targets, first, home=home)
 
     targets = _targets(tuning, outputs, bound) if tuning.targets is None else tuning.targets
     left, late = limits
@@ -341,6 +342,7 @@ def _question(
         "budgets": [budget.model_dump(mode="json") for budget in judge.budgets],
         "batch_size": judge.batch_size,
         "seed": judge.seed,
+        "plugins": dict(plugins.active()),
         "versions": run.backend.versions() | {"gate": version("int8-gate")},
         "cpu": cpu(),
         "threads": run.threads,

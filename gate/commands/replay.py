@@ -130,6 +130,7 @@ def replay(
     model = stores.demand_artifact(folder, record)
     every = stores.load_stored(folder, record)
     with tempfile.TemporaryDirectory(prefix="gate-") as scratch:
+        record = stores.with_own_files(record, folder)
         split = stores.held_out(record, data, _subfolder(scratch, "data"))
         task = stores.bind(folder, record, split, every, backends.get(BACKEND))
         vouched = stores.targets_of(every, split)

@@ -48,6 +48,10 @@ def _as_written(definitions: _Schema) -> None:
     definitions["Decode"] = _either(
         {"type": "string", "description": "A decoder of the task."}, definitions["Decode"]
     )
+    definitions["Graph"] = _either(
+        {"type": "string", "description": "An ONNX file, relative to the policy."},
+        definitions["Graph"],
+    )
     definitions["ExpectFp32"] = _expect_fp32(definitions["ExpectFp32"])
     definitions["Budget"] |= {
         "oneOf": [{"required": [name]} for name in THRESHOLDS],

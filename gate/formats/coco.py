@@ -14,7 +14,7 @@ import numpy as np
 
 from gate import boxes
 from gate.errors import DataError
-from gate.pictures import Files, size_of
+from gate.pictures import Files, Names, size_of
 from gate.values import Array, Column, Ragged
 
 _BOX = 4
@@ -54,7 +54,7 @@ class Coco:
         _check_sizes(path, document.images, files)
         return {
             "image": files,
-            "id": np.array(names, dtype=str),
+            "id": Names(np.array(names, dtype=str)),
             "target": Ragged.of(_entries(path, document), boxes.WIDTH),
         }
 

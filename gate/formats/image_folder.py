@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from gate.errors import DataError
-from gate.pictures import SUFFIXES, Files
+from gate.pictures import SUFFIXES, Files, Names
 from gate.values import Column
 
 _SHOWN = 5
@@ -33,7 +33,7 @@ class ImageFolder:
         names = _names(path)
         columns: dict[str, Column] = {
             "image": Files(tuple(path / name for name in names)),
-            "id": np.array(names, dtype=str),
+            "id": Names(np.array(names, dtype=str)),
         }
         if _classes(path, names):
             columns["target"] = np.array([name.split("/")[0] for name in names], dtype=str)

@@ -11,7 +11,7 @@ import numpy as np
 
 from gate import formats
 from gate.errors import DataError
-from gate.pictures import Files
+from gate.pictures import Files, Names
 from gate.values import Array, Column
 
 _ID, _IMAGE, _IMAGE_PATH = "id", "image", "image_path"
@@ -54,7 +54,7 @@ class Jsonl:
         if _IMAGE_PATH in columns:
             named = columns.pop(_IMAGE_PATH)
             columns[_IMAGE] = _files(path, images, named[:].tolist())
-            columns.setdefault(_ID, named)
+            columns.setdefault(_ID, Names(named[:]))
         return columns
 
     def columns(self, path: Path) -> Mapping[str, tuple[int, ...]]:

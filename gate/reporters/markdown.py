@@ -118,6 +118,7 @@ def _sections(record: GateRecord) -> tuple[_Section, ...]:
         _budgets(record),
         _why(record),
         _folded("What was compared, and how", ("What", "As judged"), facts.facts(record)),
+        *(_folded(wording.plain(p.title), p.columns, p.rows) for p in record.parts),
         _folded("Measured without a budget", ("Metric", "FP32", "INT8"), story.others(record)),
     )
 

@@ -21,6 +21,7 @@ _NARROWEST = 60
 _BLOCKERS = 5
 _GROUPS = 40
 _OTHERS = 24
+_ROWS = 10
 _COLOURS = {"pass": "green", "fail": "red", "inconclusive": "yellow", "waived": "magenta"}
 
 
@@ -93,6 +94,7 @@ def _report(record: GateRecord, width: int) -> Iterator[RenderableType]:
     yield Text()
     yield from _budgets(record, width)
     yield from _why(record)
+    yield from _parts(record)
     yield from _others(record)
     yield Rule(style="dim")
     yield _facts(record)
@@ -203,6 +205,19 @@ def _why(record: GateRecord) -> Iterator[RenderableType]:
     yield Text()
     yield Text("Why (the whole of it: gate diagnose)", style="bold")
     yield _labelled(reasons.brief(record.diagnosis))
+
+
+def _parts(record: GateRecord) -> Iterator[RenderableType]:
+    """What the task tells besides."""
+    for part in record.parts:
+        yield Text()
+        yield Text(wording.plain(part.title), style="bold")
+        grid = Table.grid(padding=(0, 3, 0, 0))
+        for cells in (part.columns, *part.rows[:_ROWS]):
+            grid.add_row(*(Text(wording.plain(cell)) for cell in cells))
+        yield grid
+        if len(part.rows) > _ROWS:
+            yield Text(f"and {len(part.rows) - _ROWS} more, in record.json", style="dim")
 
 
 def _labelled(lines: Iterable[tuple[str, str]]) -> Table:

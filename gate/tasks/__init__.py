@@ -1,13 +1,14 @@
 """What a model is for: how outputs become predictions, and which metrics judge them."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
 from gate import door
 from gate.metrics import Metric, Traits
 from gate.policy import Build
-from gate.values import Array, Rows, TensorSpec, Values
+from gate.records import Part
+from gate.values import Array, Evaluation, Rows, TensorSpec, Values
 
 GROUP = "gate.tasks"
 TASKS = {
@@ -19,6 +20,7 @@ TASKS = {
     "regression": "gate.tasks.regression:TASK",
     "segmentation": "gate.tasks.segmentation:TASK",
     "text_classification": "gate.tasks.text_classification:TASK",
+    "text_recognition": "gate.tasks.text_recognition:TASK",
     "token_classification": "gate.tasks.token_classification:TASK",
 }
 
@@ -38,8 +40,15 @@ class BoundTask:
     """A metric by name, parametrised ones (top5_accuracy) included.
 
     Raises UsageError where it does not apply to this kind."""
-    tell: Callable[[Any], str] | None = None
-    """One example's prediction, as decoded, in a few words: for tables of flips."""
+    tell: Callable[[Any, Any], tuple[str, str]] | None = None
+    """What FP32 and INT8 predict for one example, as decoded, in a few words: for tables of
+    flips."""
+    groups: Callable[[Values], Mapping[str, Array]] | None = None
+    """Slice columns (N,) that the targets themselves make."""
+    parts: Callable[[Evaluation], Iterable[Part]] | None = None
+    """Tables for the report."""
+    apart: Callable[[Any, Any], Array] | None = None
+    """(N,) how far FP32's and INT8's predictions are apart, the worst flips having most."""
 
 
 class Task(Protocol):

@@ -113,22 +113,55 @@ def changes(int8: Ragged, fp32: Ragged, least: float) -> Array:
     return np.array(rows, dtype=np.float64).reshape(-1, 3)
 
 
+def moved(int8: Ragged, fp32: Ragged, least: float) -> Array:
+    """(B,): by how much the score of a box changed at the most, of those with `least` or more.
+
+    A box is held against the other model's most alike, whatever that scores; one without any at an
+    IoU of 0.5 lost all of its score.
+    """
+    return np.array(
+        [
+            max(_fallen(one, other, least), _fallen(other, one, least))
+            for one, other in ((int8.entry(at), fp32.entry(at)) for at in range(len(fp32)))
+        ],
+        dtype=np.float64,
+    )
+
+
+def _fallen(these: Array, others: Array, least: float) -> float:
+    """How far below a box of `these` its counterpart is."""
+    if not (np.isfinite(these).all() and np.isfinite(others).all()):
+        return np.nan
+    these = these[these[:, 1] >= least]
+    alike = overlaps(these[:, 2:], others[:, 2:]) >= _SAME
+    alike &= these[:, :1] == others[:, 0]
+    best = np.where(alike, others[:, 1], 0.0).max(axis=1, initial=0.0)
+    return float((these[:, 1] - best).max(initial=0.0))
+
+
 def _changed(now: Array, then: Array, least: float) -> tuple[float, float, float]:
     if not (np.isfinite(now).all() and np.isfinite(then).all()):
         return (np.nan, np.nan, np.nan)
+    lost, gained = differing(now, then, least)
+    return float(len(lost)), float(len(gained)), float((then[:, 1] >= least).sum())
+
+
+def differing(now: Array, then: Array, least: float) -> tuple[Array, Array]:
+    """Boxes of one image that only `then` has, and that only `now` has; as `changes`."""
     now, then = (side[side[:, 1] >= least] for side in (now, then))
-    kept = _paired(now[np.argsort(-now[:, 1], kind="stable")], then)
-    return float(len(then) - kept), float(len(now) - kept), float(len(then))
+    now = now[np.argsort(-now[:, 1], kind="stable")]
+    found = _paired(now, then)
+    return np.delete(then, found[found >= 0], axis=0), now[found < 0]
 
 
-def _paired(now: Array, then: Array) -> int:
-    """How many of `now`, in their order, find one of `then` that is free."""
+def _paired(now: Array, then: Array) -> Array:
+    """(n,) the one of `then` that each of `now`, in their order, finds free; −1 without any."""
     iou = overlaps(now[:, 2:], then[:, 2:])
     iou[(now[:, np.newaxis, 2:] == then[:, 2:]).all(axis=2)] = 1.0  # also without any area
     iou[now[:, :1] != then[:, 0]] = 0.0
-    kept = 0
-    for row in iou:
+    found = np.full(len(now), -1)
+    for place, row in enumerate(iou):
         if row.size and row.max() >= _SAME:
-            iou[:, row.argmax()] = 0.0
-            kept += 1
-    return kept
+            found[place] = row.argmax()
+            iou[:, found[place]] = 0.0
+    return found

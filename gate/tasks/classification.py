@@ -19,6 +19,7 @@ from gate.tasks import BoundTask, Task
 from gate.tasks import _agreement as agreement
 from gate.tasks import _binding as binding
 from gate.tasks._classification_metrics import catalogue, shown, top_k, top_k_metric
+from gate.tasks._classification_parts import confusions, groups
 from gate.tasks._classification_rows import Kind, Problem
 from gate.values import Array, Rows, TensorSpec, Values
 
@@ -109,6 +110,8 @@ class Classification:
             ),
             metrics=shown(problem, metrics),
             metric=partial(_metric, problem, metrics, tuple(self.known)),
+            groups=partial(groups, problem, build.classes),
+            parts=partial(confusions, problem, build.classes),
         )
 
     def observed(self, targets: Values | None, rows: Mapping[str, Rows]) -> Callable[[str], Metric]:

@@ -23,9 +23,10 @@ from gate.tasks import BoundTask, Task
 from gate.tasks import _agreement as agreement
 from gate.tasks import _binding as binding
 from gate.tasks._detection_decode import DECODERS
-from gate.tasks._detection_match import ROW, changes, matched
+from gate.tasks._detection_match import ROW, changes, differing, matched, moved
 from gate.tasks._detection_summary import Asked, summarize
 from gate.values import Array, Ragged, Rows, TensorSpec, Values, finite
+from gate.wording import listing
 
 _MEASURES: Mapping[str, Asked] = {
     "map": Asked(),
@@ -46,6 +47,8 @@ _OF_CLASS = re.compile(r"map_class_(.+)")
 _ROWS_OF_CLASS = "boxes_of_"
 _SHOWN_CLASSES = 20
 """Each has rows of its own, so that many are reported only where a policy asks for them."""
+_TOLD = 4
+"""Boxes of an image that are told one by one."""
 _SLACK = 1.0
 """Pixels by which annotations may lie outside of their image."""
 
@@ -119,6 +122,8 @@ class Detection:
             decode=head.decode,
             metrics=metrics,
             metric=partial(_metric, scene, metrics),
+            tell=partial(_tell, scene),
+            apart=partial(_apart, scene),
         )
 
     def observed(self, targets: Values | None, rows: Mapping[str, Rows]) -> Callable[[str], Metric]:
@@ -128,6 +133,25 @@ class Detection:
         )
         scene = _Scene(None, 0.0, names)
         return partial(_metric, scene, binding.labelled(_catalogue(scene), targets))
+
+
+def _tell(scene: _Scene, fp32: Array, int8: Array) -> tuple[str, str]:
+    """The boxes of one image that only FP32 has, and that only INT8 has: `cat 0.43`."""
+    if not np.isfinite(int8).all():
+        return "", "NaN"
+    lost, gained = differing(int8, fp32, scene.least)
+    return _listed(scene, lost), _listed(scene, gained)
+
+
+def _listed(scene: _Scene, found: Array) -> str:
+    names = dict(enumerate(scene.names))
+    told = (f"{names.get(int(kind), int(kind))} {score:.2f}" for kind, score, *_ in found)
+    return listing(told, _TOLD)
+
+
+def _apart(scene: _Scene, fp32: Ragged, int8: Ragged) -> Array:
+    """(N,): how far two models are apart, by the score of a box."""
+    return moved(int8, fp32, scene.least)
 
 
 def _numbers(classes: int | None, targets: Values | None) -> tuple[str, ...]:

@@ -196,6 +196,20 @@ def token_classification() -> list[Sample]:
     ]
 
 
+def text_recognition() -> list[Sample]:
+    rng = np.random.default_rng(12)
+    letters, texts = "abcé", np.array(["".join(rng.choice(list("abcé"), k % 5)) for k in range(N)])
+    frames = np.zeros((N, 12), dtype=np.int64)
+    for row, text in zip(frames, texts, strict=True):
+        row[: 2 * len(text) : 2] = [letters.index(letter) + 1 for letter in text]
+    raw = logits(12, 5) + 3 * np.eye(5, dtype=np.float32)[frames]
+    misread = np.where(rng.random(N) < 0.3, np.char.add(texts, "x"), texts).astype(object)
+    return [
+        noisy("lines", texts, raw, build={"decode": "ctc", "classes": tuple(letters)}),
+        Sample("texts", texts, texts.astype(object), misread, build={"decode": "text"}),
+    ]
+
+
 def question_answering() -> list[Sample]:
     rng = np.random.default_rng(10)
     first = rng.integers(0, 20, N)

@@ -21,6 +21,7 @@ SAMPLES = {
     "regression": task_samples.regression(),
     "segmentation": task_samples.segmentation(),
     "text_classification": task_samples.text_classification(),
+    "text_recognition": task_samples.text_recognition(),
     "token_classification": task_samples.token_classification(),
 }
 CASES = [

@@ -175,11 +175,7 @@ def module(vocabulary: int) -> Any:
 def encoded(made: Any, texts: Sequence[str]) -> tuple[Any, Any]:
     """(N, T) of int64 each: ids and mask."""
     made.enable_truncation(LENGTH)
-    made.enable_padding(
-        pad_id=made.token_to_id("[PAD]"),
-        pad_token="[PAD]",
-        length=LENGTH,
-    )
+    _pad(made, LENGTH)
     rows = made.encode_batch([*texts])
     ids, masks = ([getattr(row, name) for row in rows] for name in ("ids", "attention_mask"))
     return np.array(ids, dtype=np.int64), np.array(masks, dtype=np.int64)

@@ -1,0 +1,68 @@
+"""What classification tells besides its metrics: groups of classes, and what INT8 confuses."""
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+
+from gate.records import Part
+from gate.tasks._classification_rows import Problem
+from gate.values import Array, Evaluation
+
+_SEPARATOR = "/"
+_MOST = 50
+
+
+def groups(problem: Problem, classes: Sequence[str], targets: Array) -> dict[str, Array]:
+    """Slice columns `target/1`, `target/2`, …: the first parts of class names like `animal/cat`.
+
+    Each is (N,) of text; a name with fewer parts counts whole. None where no name has parts.
+    """
+    if problem.multi_label or not any(_SEPARATOR in name for name in classes):
+        return {}
+    parts = [name.split(_SEPARATOR) for name in classes]
+    actual = problem.encode(targets)
+    depth = max(map(len, parts)) - 1
+    return {
+        f"target/{level}": np.array([_SEPARATOR.join(part[:level]) for part in parts])[actual]
+        for level in range(1, depth + 1)
+    }
+
+
+def confusions(problem: Problem, classes: Sequence[str], evaluation: Evaluation) -> Iterator[Part]:
+    """Pairs of classes that INT8 takes for one another more often than FP32 does."""
+    sides = [rows.get("label") for rows in (evaluation.fp32, evaluation.int8)]
+    if problem.multi_label or any(side is None for side in sides):
+        return
+    before, after = (_wrong(side.flat, problem.size) for side in sides if side is not None)
+    more = {pair: after[pair] - before.get(pair, 0) for pair in after}
+    worst = sorted((pair for pair in more if more[pair] > 0), key=lambda pair: (-more[pair], pair))
+    if worst:
+        yield Part(
+            title="Newly confused (examples of a class taken for another)",
+            columns=("class", "taken for", "FP32", "INT8"),
+            rows=tuple(_row(pair, classes, before, after) for pair in worst[:_MOST]),
+        )
+
+
+_Pair = tuple[int, int]
+
+
+def _wrong(labels: Array, size: int) -> dict[_Pair, int]:
+    """Examples by (true, predicted) class, of those that are wrong; (N, 2) predicted and true."""
+    known = labels[np.isfinite(labels).all(axis=1)].astype(np.int64)
+    wrong = known[known[:, 0] != known[:, 1]]
+    codes, counts = np.unique(wrong[:, 1] * size + wrong[:, 0], return_counts=True)
+    return {
+        (code // size, code % size): n
+        for code, n in zip(codes.tolist(), counts.tolist(), strict=True)
+    }
+
+
+def _row(
+    pair: _Pair,
+    classes: Sequence[str],
+    before: Mapping[_Pair, int],
+    after: Mapping[_Pair, int],
+) -> tuple[str, ...]:
+    names = (str(classes[place]) if classes else str(place) for place in pair)
+    return (*names, str(before.get(pair, 0)), str(after[pair]))
