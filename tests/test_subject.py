@@ -174,3 +174,60 @@ def test_folders_of_three_models_do_not_mix(project: Project) -> None:
     sparse = [onnx.numpy_helper.to_array(t) for t in fp32.graph.initializer if len(t.dims) > 1]
     assert all((values == 0).mean() > 0.25 for values in sparse)
     assert record.candidate.sha256 != record.reference.sha256  # type: ignore[union-attr]
+
+
+# ── what a module is traced with ──────────────────────────────────────────────────────────
+
+
+def test_a_module_is_traced_with_images_of_a_folder(tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    from PIL import Image
+
+    random = np.random.default_rng(0)
+    for split, count in (("calibration", 8), ("held_out", 40)):
+        for place in range(count):
+            folder = tmp_path / split / str(place % 2)
+            folder.mkdir(parents=True, exist_ok=True)
+            pixels = random.integers(0, 100, (8, 8, 3)) + 150 * (place % 2)
+            Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{split}-{place}.png")
+    policy = tmp_path / "policy.yaml"
+    policy.write_text(
+        "{version: 1, model: m, task: classification, build: {recipe: static, calibration: "
+        "{path: calibration, format: image_folder}, preprocess: {scale: 0.004}, "
+        "classes: ['0', '1']}, judge: {held_out: {path: held_out, format: image_folder}, "
+        "expect_fp32: unknown, budgets: [{metric: prediction_flips, at_most: 0.5}]}}"
+    )
+    torch.manual_seed(0)
+    module = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 4, 3), torch.nn.ReLU(), torch.nn.Flatten(), torch.nn.Linear(144, 2)
+    )
+    found = run_gate(policy, module, out=tmp_path / "out", tracker="none")
+    assert [spec.name for spec in found.record.candidate.inputs] == ["image"]
+    assert found.record.candidate.inputs[0].shape == (None, 3, 8, 8)
+
+
+def test_a_module_is_traced_with_tokens_of_the_policys_texts(tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    pytest.importorskip("transformers")
+    from support import language_model
+
+    class Words(torch.nn.Module):  # type: ignore[misc,name-defined]
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.table = torch.nn.Embedding(19, 16)
+            self.head = torch.nn.Linear(16, 2)
+
+        def forward(self, input_ids: Any, attention_mask: Any) -> Any:
+            return self.head((self.table(input_ids) * attention_mask[:, :, None]).mean(1))
+
+    language_model.tokenizer().save_pretrained(tmp_path)
+    tokenizer = {"file": "tokenizer.json", "max_length": language_model.LENGTH}
+    policy = language_model.project(
+        tmp_path, preprocess={"tokenizer": tokenizer}, classes=["neg", "pos"]
+    )
+    policy.write_text(policy.read_text().replace("accuracy: 0.99", "accuracy: 0.5"))
+    policy.write_text(policy.read_text().replace("within: 0.02", "within: 0.5"))
+    found = run_gate(policy, Words(), out=tmp_path / "out", tracker="none")
+    names = [spec.name for spec in found.record.candidate.inputs]
+    assert names == ["input_ids", "attention_mask"]
