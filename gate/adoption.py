@@ -41,6 +41,8 @@ def adopted(
         steps.append(f"classes from its label map: {few(classes)}")
     if new.preprocess != build.preprocess:
         steps.append("its own tokenizer.json")
+    if not steps:
+        return loaded, ()
     policy = loaded.policy.model_copy(update={"build": new})
     return replace(loaded, policy=policy, sha256=digest(policy)), tuple(steps)
 

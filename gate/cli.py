@@ -282,6 +282,16 @@ def recipes() -> int:
 
 
 @cli.command()
+@click.argument("task", required=False)
+@plugged
+def tasks(task: str | None) -> int:
+    """List what models can be judged for, or a TASK's decoders and metrics."""
+    from gate.commands.tasks import print_tasks
+
+    return print_tasks(task)
+
+
+@cli.command()
 @click.option("--out", type=MODEL_FOLDER, help="New folder; default .gate/demo-<time>.")
 @click.option("--train", is_flag=True, help="Train the bundled models again first (needs torch).")
 @click.option("--all", "every", is_flag=True, help="One release of every kind of model, instead.")
@@ -297,8 +307,18 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
     A cancelled job (SIGTERM) ends like Ctrl-C: private folders are removed, nothing is decided.
     """
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _cancel)
     sys.exit(exit_code_of(arguments))
+
+
+_SIGNALS: list[int] = []
+"""Those that asked to end: libraries turn the interruption into errors of their own."""
+
+
+def _cancel(number: int, _: object) -> NoReturn:
+    _SIGNALS.append(number)
+    raise KeyboardInterrupt
 
 
 def exit_code_of(arguments: Sequence[str] | None = None) -> int:
@@ -310,14 +330,20 @@ def exit_code_of(arguments: Sequence[str] | None = None) -> int:
         return EXIT_USAGE
     except (click.Abort, KeyboardInterrupt) as error:
         return _interrupted(error)
-    except GateError as error:
-        click.echo(f"gate: {error}", err=True)
-        return error.exit_code
     except SystemExit:  # what click makes of a closed pipe, with a 1 that would read as a verdict
         return EXIT_ERROR
-    except Exception:  # noqa: BLE001 - the last boundary: a defect must not look like a verdict
-        return _defect()
+    except Exception as error:  # noqa: BLE001 - the last boundary: no defect looks like a verdict
+        return _failed(error)
     return code if isinstance(code, int) else EXIT_ERROR
+
+
+def _failed(error: Exception) -> int:
+    if _SIGNALS:
+        return _interrupted(error)
+    if isinstance(error, GateError):
+        click.echo(f"gate: {error}", err=True)
+        return error.exit_code
+    return _defect()
 
 
 def _interrupted(error: BaseException) -> int:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 
 from gate import wording
-from gate.recipes import RECIPES
+from gate.recipes import RECIPES, Recipe
 from gate.records import Baseline, Comparison, Cost, GateRecord, Int8Info, SplitInfo
 from gate.statistics import ledger
 from gate.values import Saturation
@@ -162,11 +162,25 @@ def _recipe(int8: Int8Info) -> str:
         text += f", {recipe.calibration}{share} ranges"
     if recipe.target:
         text += f", for {recipe.target}"
+    text += "".join(f", {told}" for told in _refinements(recipe))
     preset = RECIPES.get(recipe.name)
     if preset is None or recipe.op_types != preset.op_types:
         text += f"; only {wording.listing(map(plain, recipe.op_types), _NAMES)}"
     excluded = [plain(name, 60) for name in (*recipe.exclude_op_types, *recipe.exclude_nodes)]
     return f"{text}; not {wording.listing(excluded, _NAMES)}" if excluded else text
+
+
+def _refinements(recipe: Recipe) -> Iterator[str]:
+    if recipe.smooth is not None:
+        yield f"outliers smoothed by {recipe.smooth:g}"
+    if recipe.equalize:
+        yield "channels equalized"
+    if recipe.correct_bias:
+        yield "biases corrected"
+    if recipe.float_outputs:
+        yield f"results of {wording.listing(recipe.float_outputs, _NAMES)} in floating point"
+    if recipe.overrides:
+        yield f"other ranges for {wording.plural(len(recipe.overrides), 'tensor')}"
 
 
 def _split(split: SplitInfo) -> str:

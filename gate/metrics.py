@@ -27,6 +27,8 @@ class Traits:
     """The least value it can have; None where nothing bounds it."""
     high: float | None = 1.0
     """The largest; None where nothing bounds it."""
+    undefined: str = "without examples"
+    """When it has no value, other than on outputs that are not finite."""
 
     @property
     def is_share(self) -> bool:

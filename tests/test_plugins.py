@@ -37,7 +37,8 @@ INNER = tasks.get("classification")
 
 
 class Mine:
-    key, decoders, known = "mine", INNER.decoders, INNER.known
+    key, unit = "mine", INNER.unit
+    decoders, known = INNER.decoders, INNER.known
     traits, bind, observed = INNER.traits, INNER.bind, INNER.observed
 
 
@@ -131,7 +132,10 @@ def test_a_plugin_may_hold_dataclasses() -> None:
         ("DECODERS = {'ctc': lambda o: o}", "DECODERS has 'ctc', which exists already: give"),
         ("TASKS = {'classification': 1}", "TASKS has 'classification', which exists already"),
         ("FORMATS = {'npz': 1}", "FORMATS has 'npz', which exists already"),
-        ("TASKS = {'mine': 1}", r"has no bind, decoders, key, known, observed, traits; gate.tasks"),
+        (
+            "TASKS = {'mine': 1}",
+            r"has no bind, decoders, key, known, observed, traits, unit; gate.tasks",
+        ),
         (TASK.replace("Mine()", "Mine"), r"is a class, and an instance is wanted: Mine\(\)"),
         (TASK.replace('"mine", I', '"other", I'), r"says of itself that it is 'other'"),
         (FORMAT.replace('".plain"', '".tar.npz"'), r"files that end in .npz, and npz reads those"),

@@ -30,6 +30,8 @@ _INTEGER_OPS = frozenset(INTEGER_OPERAND) | {
 
 _MATRIX = 2
 """Axes of a matrix."""
+_BIAS = 2
+"""Its place among a layer's inputs."""
 _CUTTING = frozenset({"Relu", "Clip"})
 _MOVING = frozenset({"Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"})
 
@@ -60,11 +62,11 @@ def plan(model: Any, recipe: Recipe) -> Plan:
     _check_types(recipe)
     _check_opset(model, recipe)
     _check_names(model, recipe)
-    chosen, deep = _chosen_op_types(recipe), _deep(model, recipe)
+    chosen, unscalable = _chosen_op_types(recipe), _unscalable(model, recipe)
     selected = [
         node
         for node in model.graph.node
-        if _is_selected(node, recipe, chosen) and node.name not in deep
+        if _is_selected(node, recipe, chosen) and node.name not in unscalable
     ]
     if not any(node.op_type in _WORKING_OPS for node in selected):
         raise QuantizationError(_why_nothing(model, recipe))
@@ -159,16 +161,24 @@ def _chosen_op_types(recipe: Recipe) -> frozenset[str]:
     return (frozenset(recipe.op_types) or supported(recipe.scheme)) - {*recipe.exclude_op_types}
 
 
-def _deep(model: Any, recipe: Recipe) -> set[str]:
-    """MatMuls whose weights have more axes than the runtime's kernels take scales for."""
+def _unscalable(model: Any, recipe: Recipe) -> dict[str, str]:
+    """Nodes that cannot have a scale for each channel, each with the reason."""
     if not recipe.per_channel:
-        return set()
+        return {}
     axes = {tensor.name: len(tensor.dims) for tensor in model.graph.initializer}
-    return {
-        node.name
-        for node in model.graph.node
-        if node.op_type == "MatMul" and any(axes.get(name, 0) > _MATRIX for name in node.input)
-    }
+    found = {}
+    for node in model.graph.node:
+        if node.op_type == "MatMul" and any(axes.get(name, 0) > _MATRIX for name in node.input):
+            found[node.name] = _DEEP
+        elif recipe.scheme == "static" and _is_grouped_transpose(node):
+            found[node.name] = _GROUPED
+    return found
+
+
+def _is_grouped_transpose(node: Any) -> bool:
+    """Whether its weights have fewer channels than its bias."""
+    groups = next((one.i for one in node.attribute if one.name == "group"), 1)
+    return node.op_type == "ConvTranspose" and len(node.input) > _BIAS and groups > 1
 
 
 def _is_selected(node: Any, recipe: Recipe, op_types: Collection[str]) -> bool:
@@ -260,8 +270,9 @@ def _why_nothing(model: Any, recipe: Recipe) -> str:
             f"Runtime's quantizers do not look: {few(inside)}. Export it without control flow"
         )
     names = few([f"{node.name} ({node.op_type})" for node in top])
-    if all(node.name in _deep(model, recipe) for node in top):
-        return f"nothing can be quantized, {names}: {_DEEP}"
+    unscalable = _unscalable(model, recipe)
+    if all(node.name in unscalable for node in top):
+        return f"nothing can be quantized, {names}: {unscalable[top[0].name]}"
     if any(node.op_type in supported(recipe.scheme) for node in top):
         return (
             f"recipe {recipe.name!r} quantizes nothing: its op_types and exclusions leave out all "
@@ -277,16 +288,20 @@ _DEEP = (
     "its weights have more than two axes, for which ONNX Runtime has no per-channel kernel: "
     "`per_channel: false` quantizes it"
 )
+_GROUPED = (
+    "a transposed convolution in groups, with a bias, for which ONNX Runtime's quantizer has no "
+    "scales by channel: `per_channel: false` quantizes it"
+)
 
 
 def why_float(model: Any, recipe: Recipe) -> dict[str, str]:
     """Why the recipe does not quantize a node that multiplies and accumulates, by its name."""
     chosen, weights = _chosen_op_types(recipe), graphs.constants(model)
-    deep = _deep(model, recipe)
+    unscalable = _unscalable(model, recipe)
     found = {}
     for node, where in graphs.walk(model):
         if node.op_type in _WORKING_OPS:
-            reason = _DEEP if node.name in deep else _why(node, where, recipe, chosen, weights)
+            reason = unscalable.get(node.name) or _why(node, where, recipe, chosen, weights)
             if reason is not None:
                 found[node.name] = reason
     return found

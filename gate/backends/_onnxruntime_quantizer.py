@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from gate import graph as graphs
+from gate.backends._onnxruntime_names import keep_apart
 from gate.backends._onnxruntime_plan import Plan, activations, float_types
 from gate.backends._onnxruntime_ranges import moved
 from gate.errors import QuantizationError
@@ -29,7 +30,8 @@ def static(fitted: Plan, recipe: Recipe, ranges: Ranges, like: Any | None = None
     is the same with it.
 
     Raises:
-        QuantizationError: a range is missing, or ONNX Runtime's quantizer failed.
+        QuantizationError: a range is missing, a tensor has a name that the quantizer makes, or
+            ONNX Runtime's quantizer failed.
     """
     from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 
@@ -39,7 +41,8 @@ def static(fitted: Plan, recipe: Recipe, ranges: Ranges, like: Any | None = None
             f"no range was calibrated for {few(missing)}; calibrate every tensor that "
             "`activations` names"
         )
-    _flatten_biases(fitted)
+    keep_apart(fitted.model, fitted.selected)
+    _plain_biases(fitted)
     model = _marked(fitted.model)
     with _quiet(), _explained(recipe):
         quantizer = QDQQuantizer(
@@ -71,10 +74,11 @@ def static(fitted: Plan, recipe: Recipe, ranges: Ranges, like: Any | None = None
     return _unmarked(quantizer.model.model)
 
 
-def _flatten_biases(fitted: Plan) -> None:
-    """Constant biases of Gemms as (M,), the only shape that the quantizer takes.
+def _plain_biases(fitted: Plan) -> None:
+    """Constant biases of Gemms as (M,), with a beta of 1: all that the quantizer does right.
 
-    ONNX Runtime itself makes a Gemm of a MatMul and an Add, whose bias may be (1, M).
+    ONNX Runtime itself makes a Gemm of a MatMul and an Add, whose bias may be (1, M). Another beta
+    its quantizer drops, and writes the bias as if that had been 1.
     """
     graph, selected = fitted.model.graph, frozenset(fitted.selected)
     constants = {tensor.name: tensor for tensor in graph.initializer}
@@ -82,18 +86,25 @@ def _flatten_biases(fitted: Plan) -> None:
         if node.op_type == "Gemm" and node.name in selected:
             operands = [constants.get(name) for name in node.input[1:]]
             if len(operands) == _WEIGHT_AND_BIAS and None not in operands:
-                _flatten_bias(graph, node, *operands)
+                _plain_bias(graph, node, *operands)
 
 
-def _flatten_bias(graph: Any, gemm: Any, weight: Any, bias: Any) -> None:
+def _plain_bias(graph: Any, gemm: Any, weight: Any, bias: Any) -> None:
     import numpy as np
     from onnx import numpy_helper
 
     turned = any(one.name == "transB" and one.i for one in gemm.attribute)
     width, size = weight.dims[0 if turned else 1], math.prod(bias.dims)
-    if [*bias.dims] == [width] or (size != 1 and [size, width] != [width, bias.dims[-1]]):
+    beta = next((one for one in gemm.attribute if one.name == "beta" and one.f != 1), None)
+    is_row = size == 1 or [size, bias.dims[-1]] == [width, width]
+    if beta is None and (not is_row or [*bias.dims] == [width]):
         return
-    values = np.broadcast_to(numpy_helper.to_array(bias).reshape(-1), width)
+    values = numpy_helper.to_array(bias)
+    if is_row:
+        values = np.broadcast_to(values.reshape(-1), width)
+    if beta is not None:
+        values = values * values.dtype.type(beta.f)
+        gemm.attribute.remove(beta)
     taken = {tensor.name for tensor in (*graph.initializer, *graph.input)}
     name = graphs.free(f"{gemm.name}_bias", taken.union(*(node.output for node in graph.node)))
     graph.initializer.append(numpy_helper.from_array(values.copy(), name))
@@ -111,11 +122,13 @@ def dynamic(fitted: Plan, recipe: Recipe) -> Any:
     """The model with integer weights, and activations quantized as they come.
 
     Raises:
-        QuantizationError: ONNX Runtime's quantizer failed.
+        QuantizationError: a tensor has a name that the quantizer makes, or ONNX Runtime's
+            quantizer failed.
     """
     from onnxruntime.quantization.onnx_quantizer import ONNXQuantizer
     from onnxruntime.quantization.quant_utils import QuantizationMode
 
+    keep_apart(fitted.model, fitted.selected)
     model = _marked(fitted.model)
     with _quiet(), _explained(recipe):
         quantizer = ONNXQuantizer(

@@ -37,7 +37,10 @@ def moved(int8: Any, parameters: Mapping[str, Any], fp32: Any, *, reduce_range: 
         return None
     floats = {tensor.name: tensor for tensor in fp32.graph.initializer}
     for bias in _biases(int8, fp32, constants):
-        if bias is None or not _round(bias, constants, floats, reduce_range=reduce_range):
+        if bias is None or bias.reads not in parameters:
+            return None
+        own = float(parameters[bias.reads].original["scale"])
+        if not _round(bias, own, constants, floats, reduce_range=reduce_range):
             return None
     return int8
 
@@ -64,12 +67,21 @@ class _Bias:
     name: str
     rounded: str
     scale: str
+    reads: str
+    """Tensor that the layer reads, in FP32."""
     of_input: str
     weights: str
     of_weights: str
     axis: int | None
     """Of the weights' scales; None where there is one for all."""
     beta: float
+    is_alone: bool
+    """Whether no other layer has its weights."""
+
+    @property
+    def has_own_input(self) -> bool:
+        """Whether what it reads has a scale of its own: MaxPool, Resize, … pass theirs on."""
+        return self.of_input == f"{self.reads}_scale"
 
 
 def _biases(int8: Any, fp32: Any, constants: Mapping[str, Any]) -> Iterator[_Bias | None]:
@@ -77,7 +89,7 @@ def _biases(int8: Any, fp32: Any, constants: Mapping[str, Any]) -> Iterator[_Bia
     from onnx import TensorProto
 
     made, readers = producers(int8), _readers(int8)
-    betas = {node.name: _beta(node) for node in fp32.graph.node}
+    layers = {node.name: node for node in fp32.graph.node}
     for node in int8.graph.node:
         values = constants.get(node.input[0]) if node.op_type == "DequantizeLinear" else None
         if values is None or values.data_type != TensorProto.INT32:
@@ -87,20 +99,22 @@ def _biases(int8: Any, fp32: Any, constants: Mapping[str, Any]) -> Iterator[_Bia
             yield None
             return
         turned = [made.get(name) for name in read_by[0].input[:_BIAS]]
-        if any(one is None or one.op_type != "DequantizeLinear" for one in turned):
+        layer = layers.get(read_by[0].name)
+        if layer is None or any(one is None or one.op_type != "DequantizeLinear" for one in turned):
             yield None
             return
-        layer = read_by[0]
         reads, weighs = (one for one in turned if one is not None)
         yield _Bias(
             name=node.input[0].removesuffix("_quantized"),
             rounded=node.input[0],
             scale=node.input[1],
+            reads=layer.input[0],
             of_input=reads.input[1],
             weights=weighs.input[0],
             of_weights=weighs.input[1],
             axis=next((one.i for one in weighs.attribute if one.name == "axis"), None),
-            beta=betas.get(layer.name, 1.0),
+            beta=_beta(layer),
+            is_alone=_uses(weighs.input[0], readers) == 1,
         )
 
 
@@ -112,14 +126,28 @@ def _readers(model: Any) -> dict[str, list[Any]]:
     return found
 
 
+def _uses(constant: str, readers: Mapping[str, list[Any]]) -> int:
+    """How many nodes read it, once it is a number again."""
+    turned = (name for node in readers[constant] for name in node.output)
+    return sum(len(readers.get(name, ())) for name in turned)
+
+
 def _beta(node: Any) -> float:
     return next((float(one.f) for one in node.attribute if one.name == "beta"), 1.0)
 
 
 def _round(
-    bias: _Bias, constants: Mapping[str, Any], floats: Mapping[str, Any], *, reduce_range: bool
+    bias: _Bias,
+    own: float,
+    constants: Mapping[str, Any],
+    floats: Mapping[str, Any],
+    *,
+    reduce_range: bool,
 ) -> bool:
-    """Write it in the steps of its layer; False where that cannot be."""
+    """Write it in the steps of its layer; False where that cannot be.
+
+    `own` is the scale that what the layer reads would have by its own range.
+    """
     from onnx import numpy_helper
 
     names = (bias.rounded, bias.scale, bias.of_input, bias.weights, bias.of_weights)
@@ -128,8 +156,8 @@ def _round(
     values = numpy_helper.to_array(floats[bias.name])
     before = numpy_helper.to_array(constants[bias.rounded])
     scale, steps = _steps(bias, values, constants)
-    if not (_fit(before) and _fit(steps)):
-        if not _widen(bias, values, constants, floats, reduce_range=reduce_range):
+    if not (bias.has_own_input and _fit(before) and _fit(steps)):
+        if not _widen(bias, own, values, constants, floats, reduce_range=reduce_range):
             return False
         scale, steps = _steps(bias, values, constants)
     if not (np.abs(steps) <= _LARGEST).all():
@@ -159,13 +187,17 @@ def _fit(steps: Array) -> bool:
 
 def _widen(
     bias: _Bias,
+    of_input: float,
     values: Array,
     constants: Mapping[str, Any],
     floats: Mapping[str, Any],
     *,
     reduce_range: bool,
 ) -> bool:
-    """Write the weights anew, with scales at which the bias fits; False where that cannot be."""
+    """Write the weights anew, with scales at which the bias fits; False where that cannot be.
+
+    ONNX Runtime judges by `of_input`, even where the layer's input has the scale of another tensor.
+    """
     from onnx import TensorProto, numpy_helper
     from onnxruntime.quantization import quant_utils
 
@@ -179,7 +211,6 @@ def _widen(
         for one in channels
     ]
     own = np.array([scale for _, scale in found])
-    of_input = float(numpy_helper.to_array(constants[bias.of_input]))
     exact = np.float64 if bias.axis is None else values.dtype  # as the quantizer has it
     largest = np.abs(values.astype(exact)).reshape(len(own), -1).max(axis=1)
     least = (_MARGIN * (2.0 * largest)).astype(np.float64) / (2 * _LARGEST)
@@ -187,7 +218,12 @@ def _widen(
     with np.errstate(divide="ignore", invalid="ignore"):
         wider = (own.astype(np.float64) * (least / had)).astype(own.dtype)
     scales = np.where((had < least) & (had > 0), wider, own)
-    scales = scales.reshape(numpy_helper.to_array(constants[bias.of_weights]).shape)
+    there = numpy_helper.to_array(constants[bias.of_weights])
+    scales = scales.reshape(there.shape)
+    if np.array_equal(scales, there):
+        return bias.is_alone or np.array_equal(scales, own.reshape(there.shape))
+    if not bias.is_alone:  # each of the layers that share them may have made them wider
+        return False
     zeros = np.zeros(scales.shape, dtype=np.int8)
     made = quant_utils.quantize_onnx_initializer(
         weights, int8.data_type, zeros, scales, bias.axis, quant_weight_name=bias.weights

@@ -55,6 +55,8 @@ class Task(Protocol):
     """A kind of model."""
 
     key: str
+    unit: str
+    """What its examples are, each independent of the others unless the data name a `unit`."""
     decoders: tuple[str, ...]
     """Values of `build.decode`."""
     known: Mapping[str, Traits]

@@ -21,7 +21,9 @@ _MOST_DB = 150.0
 FLIPS = {"prediction_flips": Traits(proportion=True, relative=True, higher_is_better=False)}
 VALUES: Mapping[str, Traits] = {
     "output_cosine": Traits(relative=True, low=-1.0),
-    "sqnr": Traits(relative=True, low=None, high=_MOST_DB),
+    "sqnr": Traits(
+        relative=True, low=None, high=_MOST_DB, undefined="where FP32 gives nothing but zeros"
+    ),
 }
 KNOWN: Mapping[str, Traits] = {
     **FLIPS,

@@ -52,7 +52,7 @@ KNOWN: Mapping[str, Traits] = {
     "balanced_accuracy": Traits(),
     **dict.fromkeys(_AVERAGES, Traits()),
     "mcc": Traits(low=-1.0),
-    "auroc": Traits(),
+    "auroc": Traits(undefined="without both examples of a class and others"),
     "log_loss": Traits(higher_is_better=False, high=None),
     "ece": Traits(higher_is_better=False),
     **agreement.KNOWN,
@@ -63,6 +63,7 @@ class Classification:
     """The task `classification`; see `gate.tasks.Task`."""
 
     key: str = "classification"
+    unit: str = "example"
     decoders: tuple[str, ...] = ("logits", "probabilities")
     known: Mapping[str, Traits] = KNOWN
 

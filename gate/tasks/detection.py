@@ -38,10 +38,13 @@ _MEASURES: Mapping[str, Asked] = {
     "recall": Asked(recall=True),
 }
 """`recall` is COCO's AR at 100 detections of an image and class."""
+_OF_TRUTH = Traits(undefined="without true boxes of the kind")
 KNOWN: Mapping[str, Traits] = {
-    **dict.fromkeys(_MEASURES, Traits()),
+    **dict.fromkeys(_MEASURES, _OF_TRUTH),
     **agreement.FLIPS,
-    "box_flips": Traits(relative=True, higher_is_better=False, high=None),
+    "box_flips": Traits(
+        relative=True, higher_is_better=False, high=None, undefined="where FP32 finds no box"
+    ),
 }
 _OF_CLASS = re.compile(r"map_class_(.+)")
 _ROWS_OF_CLASS = "boxes_of_"
@@ -83,12 +86,13 @@ class Detection:
     """The task `detection`; see `gate.tasks.Task`."""
 
     key: str = "detection"
+    unit: str = "image"
     decoders: tuple[str, ...] = tuple(DECODERS)
     known: Mapping[str, Traits] = KNOWN
 
     def traits(self, metric: str) -> Traits | None:
         """Those of a metric, `map_class_<name>` included; None where the name is not known."""
-        return Traits() if _OF_CLASS.fullmatch(metric) else self.known.get(metric)
+        return _OF_TRUTH if _OF_CLASS.fullmatch(metric) else self.known.get(metric)
 
     def bind(
         self,

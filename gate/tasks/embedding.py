@@ -40,7 +40,7 @@ _RETRIEVAL = re.compile(r"(recall|ndcg)([1-9][0-9]{0,5})")
 _SEARCHES = {"recall": retrieval.recall, "ndcg": retrieval.ndcg}
 _SHOWN = ("recall1", "recall10", "ndcg10")
 _ROLES = ("first", "second")
-_CORRELATION = Traits(low=-1.0)
+_CORRELATION = Traits(low=-1.0, undefined="where either side does not vary")
 _RANKS = {"pairs": 3, "vectors": 2}
 _TAKES = {
     "pairs": "an output (B, 2, D), or two outputs (B, D) as `outputs: {first: NAME, second: NAME}`",
@@ -59,6 +59,7 @@ class Embedding:
     """The task `embedding`; see `gate.tasks.Task`."""
 
     key: str = "embedding"
+    unit: str = "example"
     decoders: tuple[str, ...] = ("vectors", "pairs")
     known: Mapping[str, Traits] = KNOWN
 

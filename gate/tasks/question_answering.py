@@ -48,6 +48,7 @@ class QuestionAnswering:
     """The task `question_answering`; see `gate.tasks.Task`."""
 
     key: str = "question_answering"
+    unit: str = "text"
     decoders: tuple[str, ...] = ("logits",)
     known: Mapping[str, Traits] = KNOWN
 

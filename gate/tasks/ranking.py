@@ -53,6 +53,7 @@ class Ranking:
     """The task `ranking`; see `gate.tasks.Task`."""
 
     key: str = "ranking"
+    unit: str = "query"
     decoders: tuple[str, ...] = ("scores",)
     known: Mapping[str, Traits] = KNOWN
 

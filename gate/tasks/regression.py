@@ -35,7 +35,7 @@ _PERCENT = 100
 KNOWN: Mapping[str, Traits] = {
     "rmse": _LOSS,
     "mae": _LOSS,
-    "r2": Traits(low=None),
+    "r2": Traits(low=None, undefined="where targets do not vary"),
     "quantile_loss_90": _LOSS,
     **agreement.VALUES,
 }
@@ -46,6 +46,7 @@ class Regression:
     """The task `regression`; see `gate.tasks.Task`."""
 
     key: str = "regression"
+    unit: str = "example"
     decoders: tuple[str, ...] = ("values",)
     known: Mapping[str, Traits] = KNOWN
 

@@ -54,6 +54,7 @@ class Segmentation:
     """The task `segmentation`; see `gate.tasks.Task`."""
 
     key: str = "segmentation"
+    unit: str = "image"
     decoders: tuple[str, ...] = ("logits", "probabilities", "classes")
     known: Mapping[str, Traits] = KNOWN
 

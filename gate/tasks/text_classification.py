@@ -22,6 +22,7 @@ class TextClassification:
     """The task `text_classification`; see `gate.tasks.Task`."""
 
     key: str = "text_classification"
+    unit: str = "text"
     decoders: tuple[str, ...] = _CLASSIFICATION.decoders
     known: Mapping[str, Traits] = _CLASSIFICATION.known
 

@@ -45,6 +45,7 @@ class TextRecognition:
     """The task `text_recognition`; see `gate.tasks.Task`."""
 
     key: str = "text_recognition"
+    unit: str = "text"
     decoders: tuple[str, ...] = ("ctc", "text")
     known: Mapping[str, Traits] = KNOWN
 

@@ -49,6 +49,7 @@ class TokenClassification:
     """The task `token_classification`; see `gate.tasks.Task`."""
 
     key: str = "token_classification"
+    unit: str = "text"
     decoders: tuple[str, ...] = ("logits",)
     known: Mapping[str, Traits] = KNOWN
 

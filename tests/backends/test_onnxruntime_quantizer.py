@@ -10,7 +10,7 @@ import pytest
 from onnx import numpy_helper
 from support import onnx_models as models
 from support.int8 import quantized, recipe, work
-from support.onnx_models import cnn, gemm_mlp, images, mlp, save, vectors
+from support.onnx_models import cnn, gemm_mlp, images, mlp, model, save, vectors, weights
 
 from gate.backends.onnxruntime import BACKEND
 from gate.errors import QuantizationError
@@ -138,6 +138,40 @@ def test_a_gemms_bias_may_have_any_shape(tmp_path: Path, base: str, shape: tuple
     assert all(kernel.integer for kernel in BACKEND.profile(int8, feeds) if kernel.macs)
     before, after = (BACKEND.open(m, threads=1).run(feeds)["y"] for m in (path, int8))
     assert np.abs(before - after).max() < 0.05 * np.abs(before).max()
+
+
+@pytest.mark.parametrize("alpha", [1.0, 2.0])
+@pytest.mark.parametrize("beta", [0.0, 0.25, 4.0])
+def test_a_gemms_beta_is_kept(tmp_path: Path, alpha: float, beta: float) -> None:
+    """ONNX Runtime's quantizer drops it, and the bias counts as it stands."""
+    model = gemm_mlp()
+    for node in (node for node in model.graph.node if node.op_type == "Gemm"):
+        given = {"alpha": alpha, "beta": beta}
+        node.attribute.extend(onnx.helper.make_attribute(*one) for one in given.items())
+    for tensor in model.graph.initializer:
+        if tensor.name.startswith("b"):
+            values = 5 * numpy_helper.to_array(tensor)
+            tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
+    path, feeds = save(model, tmp_path / "m.onnx"), {"x": vectors()}
+    int8 = quantized(path, recipe(), feeds, tmp_path)
+    before, after = (BACKEND.open(m, threads=1).run(feeds)["y"] for m in (path, int8))
+    assert np.abs(before - after).max() < 0.05 * np.abs(before).max()
+
+
+def test_a_grouped_transposed_convolution_stays_float_per_channel(tmp_path: Path) -> None:
+    nodes = [
+        onnx.helper.make_node("Conv", ["x", "w", "b"], ["a"], "first"),
+        onnx.helper.make_node("ConvTranspose", ["a", "v", "b"], ["y"], "up", group=2),
+    ]
+    tensors = {"w": weights(4, 4, 1, 1), "b": weights(4), "v": weights(4, 2, 3, 3)}
+    shape = ["N", 4, "H", "W"]
+    path = save(model(nodes, {"x": shape}, {"y": shape}, tensors), tmp_path / "m.onnx")
+    feeds = {"x": np.random.default_rng(0).random((2, 4, 5, 5), dtype=np.float32)}
+    assert "in groups" in BACKEND.why_float(path, recipe())["up"]
+    for chosen in (recipe(), recipe(per_channel=False)):
+        int8 = quantized(path, chosen, feeds, tmp_path)
+        before, after = (BACKEND.open(m, threads=1).run(feeds)["y"] for m in (path, int8))
+        assert np.abs(before - after).max() < 0.05 * np.abs(before).max()
 
 
 # ── exclusions ─────────────────────────────────────────────────────────────────────────────

@@ -9,7 +9,7 @@ import onnx
 import pytest
 from onnx import numpy_helper
 from support.int8 import recipe
-from support.onnx_models import cnn, gemm_mlp, mlp, save
+from support.onnx_models import cnn, gemm_mlp, mlp, model, save, weights
 
 from gate.backends import _onnxruntime_quantizer as quantizer
 from gate.backends._onnxruntime_ranges import moved
@@ -90,6 +90,66 @@ def test_weights_whose_scale_depends_on_ranges_are_those_of_quantizing_anew(
 ) -> None:
     """A bias that does not fit into 32 bits in the steps of its layer makes these larger."""
     path, chosen = save(large_bias(build()), tmp_path / "m.onnx"), recipe(base)
+    before, after = (
+        some_ranges(path, chosen, seed, scale) for seed, scale in enumerate(scales, start=1)
+    )
+    anew, other, _ = anew_and_moved(path, chosen, before, after, monkeypatch)
+    assert other == anew
+
+
+def two_convolutions(
+    *between: onnx.NodeProto, shared: bool = False, **more: Any
+) -> onnx.ModelProto:
+    """Of `a` and `p`; the second's second channel has tiny weights, and a bias of 33 bits."""
+    first, second = weights(4, 4, 3, 3), weights(4, 4, 3, 3, seed=1)
+    bias = weights(4, seed=2)
+    (first if shared else second)[1] *= 1e-6
+    bias[1] *= 1e6
+    nodes = [
+        onnx.helper.make_node("Conv", ["x", "w1", "b1"], ["a"], "one", pads=[1] * 4),
+        *between,
+        onnx.helper.make_node("Conv", ["p", "w1" if shared else "w2", "b2"], ["y"], "two"),
+    ]
+    tensors = {"w1": first, "b1": weights(4, seed=3), "b2": bias, **more}
+    if not shared:
+        tensors["w2"] = second
+    return model(nodes, {"x": ["N", 4, 8, 8]}, {"y": ["N", 4, "H", "W"]}, tensors)
+
+
+def after_pooling() -> onnx.ModelProto:
+    """What the second reads has the scale of what is pooled."""
+    return two_convolutions(onnx.helper.make_node("MaxPool", ["a"], ["p"], kernel_shape=[2, 2]))
+
+
+def after_resizing() -> onnx.ModelProto:
+    node = onnx.helper.make_node("Resize", ["a", "", "sizes"], ["p"])
+    return two_convolutions(node, sizes=np.float32([1, 1, 2, 2]))
+
+
+def sharing_weights() -> onnx.ModelProto:
+    return two_convolutions(onnx.helper.make_node("Relu", ["a"], ["p"]), shared=True)
+
+
+def of_a_constant() -> onnx.ModelProto:
+    """Whose bias does not make its weights wider, as it has no range."""
+    node = onnx.helper.make_node("Add", ["a", "k"], ["s"])
+    constant = onnx.helper.make_node("Relu", ["s"], ["p"])
+    found = two_convolutions(node, constant, k=weights(1, 4, 8, 8))
+    found.graph.node[-1].input[0] = "k"
+    return found
+
+
+@pytest.mark.parametrize("base", RECIPES)
+@pytest.mark.parametrize("build", [after_pooling, after_resizing, sharing_weights, of_a_constant])
+@pytest.mark.parametrize("scales", [(1.0, 1.0), (1.0, 1e-3), (1e-3, 1.0)])
+def test_weights_are_widened_for_what_anew_widens_them(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    build: Callable[[], onnx.ModelProto],
+    base: str,
+    scales: tuple[float, float],
+) -> None:
+    path, chosen = save(build(), tmp_path / "m.onnx"), recipe(base)
     before, after = (
         some_ranges(path, chosen, seed, scale) for seed, scale in enumerate(scales, start=1)
     )

