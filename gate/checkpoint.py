@@ -77,7 +77,8 @@ def load(folder: Path, name: str, tokenizer: Path | None = None) -> Checkpoint:
     classes = _classes(config, name) if kind in _LABELLED else ()
     loader, outputs = _HEADS[kind]
     loaded = _loaded(folder, name, loader)
-    inputs = _INPUTS if (config.get("type_vocab_size") or 0) > 1 else _INPUTS[:2]
+    segments = getattr(loaded.config, "type_vocab_size", None) or 0
+    inputs = _INPUTS if "type_vocab_size" in config and segments > 1 else _INPUTS[:2]
     found = (tokenizer or folder) / TOKENIZER
     return Checkpoint(
         module=_positional(loaded, inputs, outputs, pooling),
@@ -149,6 +150,7 @@ def _demand_parts(folder: Path, found: set[str], name: str) -> None:
 def _kind(config: Mapping[str, Any], name: str) -> str:
     """A key of `_HEADS`."""
     told = config.get("architectures") or ["none"]
+    told = told if isinstance(told, list) else [told]
     found = [kind for kind in _HEADS if str(told[0]).endswith(kind)]
     generates = str(told[0]).endswith(("HeadModel", "HeadsModel"))
     if len(told) != 1 or not found or generates:
@@ -182,7 +184,13 @@ def _pooling(folder: Path, name: str) -> tuple[str | None, tuple[Path, ...]]:
     listed = folder / "modules.json"
     if not listed.is_file():
         return None, ()
-    parts = [(str(one["type"]).rpartition(".")[2], one["path"]) for one in _json(listed, name)]
+    try:
+        told = [(str(one["type"]), str(one["path"])) for one in _json(listed, name)]
+    except (KeyError, TypeError) as error:
+        raise CandidateError(
+            f"candidate {name}: its modules.json is no list of modules, each with `type` and `path`"
+        ) from error
+    parts = [(kind.rpartition(".")[2], path) for kind, path in told]
     kinds = [kind for kind, _ in parts]
     if kinds not in (["Transformer", "Pooling"], ["Transformer", "Pooling", "Normalize"]):
         raise CandidateError(
@@ -195,10 +203,13 @@ def _pooling(folder: Path, name: str) -> tuple[str | None, tuple[Path, ...]]:
     return _pooling_mode(_json(file, name), name) + _normalized(kinds), (listed, file)
 
 
-def _pooling_mode(told: Mapping[str, Any], name: str) -> str:
+def _pooling_mode(told: object, name: str) -> str:
     """Both ways in which sentence-transformers wrote it: flags, and later one name."""
+    if not isinstance(told, dict):
+        raise CandidateError(f"candidate {name}: the {CONFIG} of its pooling is no mapping")
     flags = [key for key, on in told.items() if key.startswith("pooling_mode_") and on is True]
-    modes = [_POOLINGS.get(key, key) for key in flags] or [str(told.get("pooling_mode"))]
+    modes: list[str] = [_POOLINGS.get(key, key) for key in flags]
+    modes = modes or [str(told.get("pooling_mode"))]
     if len(modes) != 1 or modes[0] not in _POOLINGS.values():
         raise CandidateError(
             f"candidate {name} pools tokens by {', '.join(modes)}; the gate reads "
@@ -225,12 +236,7 @@ def _loaded(folder: Path, name: str, loader: str) -> Any:
     """The library's model with all of its weights, float32."""
     with _library(name) as transformers:
         import torch
-        from safetensors import SafetensorError
 
-        refused = (
-            *(OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError, ImportError),
-            SafetensorError,
-        )
         try:
             model, told = getattr(transformers, loader).from_pretrained(
                 str(folder),
@@ -241,7 +247,7 @@ def _loaded(folder: Path, name: str, loader: str) -> Any:
                 dtype=torch.float32,
                 attn_implementation="eager",  # plain products, which quantizers know
             )
-        except refused as error:
+        except Exception as error:  # whatever the library and what it reads with raise
             reason = next((line for line in str(error).splitlines() if line.strip()), "")
             raise CandidateError(
                 f"candidate {name} cannot be loaded by transformers "

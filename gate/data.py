@@ -21,7 +21,7 @@ from gate.preprocess import entering, fit, raw_names
 from gate.records import SplitInfo
 from gate.sources import DataSource, Preprocess
 from gate.table import Table, by_role, raw_inputs
-from gate.values import Array, Candidate, Column, Split, TensorSpec
+from gate.values import Array, Candidate, Classed, Column, Split, TensorSpec
 
 _DEFAULT_BATCH = 64
 
@@ -37,19 +37,19 @@ def open_split(
     scratch: Path,
     needs_target: bool,
     home: Path | None = None,
+    classes: tuple[str, ...] = (),
 ) -> Split:
     """Open a split for a model with `inputs`, check all of it once, and identify its examples.
 
     Without `inputs` no model is fed here: what has more than one axis is raw data.
 
     `source.path` is relative to `base`, and what `preprocess` names to `home`, by default the
-    same. Inputs stay on disk; ids, targets, slice and unit columns
-    are held in memory. A `limit` above N takes all N examples.
+    same; `classes` are the policy's. Only inputs stay on disk. A `limit` above N takes all N.
 
     Raises:
         UsageError: no such file or format, or `preprocess` for a model with several inputs.
-        DataError: the file is damaged, does not fit the model, holds NaN or Inf, repeats an id,
-            is empty, is not what the pin says, or more images do not decode than `may_miss`.
+        DataError: the file is damaged, does not fit the model or `classes`, holds NaN or Inf,
+            repeats an id, is empty, is not the pinned one, or misses more images than `may_miss`.
     """
     path = locate(name, source, base)
     where = f"{name} ({remote.shown(source.path, path)})"
@@ -62,7 +62,7 @@ def open_split(
     names = raw_names(columns, fed, preprocess)
     table = by_role(where, columns, names, fed, needs_target=needs_target)
     prepare = fit(where, table.inputs, inputs, preprocess, files)
-    _refuse_empty(table, preprocess)
+    _check_table(table, preprocess, classes)
     rows = census.sample(table, source.limit, seed=seed, split=name)
     examples = census.identify(
         table, rows, prepare if preprocess else None, may_miss=source.may_miss
@@ -86,6 +86,25 @@ def open_split(
         truncated=_truncated(table, examples.rows, preprocess, files),
         missing=examples.missing,
     )
+
+
+def _check_table(table: Table, preprocess: Preprocess | None, classes: tuple[str, ...]) -> None:
+    _demand_same_classes(table, classes)
+    _refuse_empty(table, preprocess)
+
+
+def _demand_same_classes(table: Table, classes: tuple[str, ...]) -> None:
+    """Raises DataError where a name stands for one class in the data and another in the policy."""
+    if not isinstance(table.target, Classed):
+        return
+    for place, name in enumerate(table.target.classes):
+        if name in classes and classes.index(name) != place:
+            raise DataError(
+                f"{table.where}: {name!r} is class {place} in the data (categories count by their "
+                f"ids) and class {classes.index(name)} in `build.classes`: boxes would be held "
+                "against another class's. Number the categories as the model's outputs are, or "
+                "mend `build.classes`"
+            )
 
 
 def _refuse_empty(table: Table, preprocess: Preprocess | None) -> None:

@@ -17,7 +17,7 @@ from gate import attached, door, tasks
 from gate.errors import EvaluationError, UsageError
 from gate.policy import Build, Policy
 from gate.tasks import BoundTask
-from gate.values import Array, TensorSpec, Values
+from gate.values import Array, Ragged, TensorSpec, Values, joined
 
 GROUP = "gate.decoders"
 Decoder = Callable[[Mapping[str, Array]], Array | Mapping[str, Array]]
@@ -34,6 +34,8 @@ READ_AS: Mapping[str, str] = {
     "token_classification": "logits",
 }
 """Task to the decoder of its own that reads what a function gives."""
+_FIRST, _OTHERS = slice(0, 1), slice(1, None)
+_CLOSE = 1e-4
 _Outputs = Mapping[str, Array]
 _Step = Callable[[_Outputs], dict[str, Array]]
 
@@ -65,7 +67,7 @@ def bind(
         DataError: targets and what was decoded do not fit.
         EvaluationError: a decoder of one's own does not give an entry an example.
     """
-    task, build = tasks.get(policy.task), policy.build
+    task, build, raw = tasks.get(policy.task), policy.build, first
     steps: list[_Step] = []
     if build.decode.graph is not None:
         graph = attached.after(build.decode.graph, home, outputs)
@@ -78,7 +80,36 @@ def bind(
         build = _read_as(build, READ_AS[policy.task], tuple(first))
         outputs = tuple(_spec(name, values) for name, values in first.items())
     bound = task.bind(build, outputs, targets, first)
-    return replace(bound, decode=_through(steps, bound.decode)) if steps else bound
+    if not steps:
+        return bound
+    decode = _through(steps, bound.decode)
+    _demand_alone(decode, raw)
+    return replace(bound, decode=decode)
+
+
+def _demand_alone(decode: Callable[[_Outputs], Values], first: _Outputs) -> None:
+    """Raises EvaluationError where an example's mates in a batch change what is decoded of it."""
+    parts = [{name: values[part] for name, values in first.items()} for part in (_FIRST, _OTHERS)]
+    if min(len(values) for part in parts for values in part.values()) == 0:
+        return
+    if not _alike(decode(first), joined([decode(part) for part in parts])):
+        raise EvaluationError(
+            "what `build.decode` gives of an example changes with the others in its batch, so that "
+            "the verdict would depend on `batch_size`: decode each example by itself (its first "
+            "axis is the batch)"
+        )
+
+
+def _alike(whole: Values, parted: Values) -> bool:
+    if isinstance(whole, Ragged) and isinstance(parted, Ragged):
+        if whole.sizes.tolist() != parted.sizes.tolist():
+            return False
+        whole, parted = whole.values, parted.values
+    one, other = np.asarray(whole), np.asarray(parted)
+    if one.dtype.kind in "OU":
+        return one.tolist() == other.tolist()
+    # kernels may add in another order in a batch of another size
+    return bool(np.allclose(one, other, rtol=_CLOSE, atol=_CLOSE, equal_nan=True))
 
 
 def _through(steps: list[_Step], decode: Callable[[_Outputs], Values]) -> Callable[..., Values]:
@@ -124,7 +155,8 @@ def _by_function(build: Build, outputs: tuple[TensorSpec, ...]) -> _Step:
 
     def run(given: _Outputs) -> dict[str, Array]:
         count = len(next(iter(given.values())))
-        return _demanded(key, function(given), count)
+        own = {name: values.copy() for name, values in given.items()}  # to write into, if it likes
+        return _demanded(key, function(own), count)
 
     return _mending(run, reads)
 

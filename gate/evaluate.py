@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from gate.errors import BaselineError, EvaluationError
+from gate.errors import BaselineError, DataError, EvaluationError
 from gate.metrics import Metric
 from gate.policy import Budget, ExpectFp32
 from gate.records import Baseline
@@ -65,11 +65,12 @@ def first_outputs(give: Give, batches: Sequence[Batch]) -> dict[str, Array]:
     """Outputs by name, (B, …), for all `batches` together.
 
     Raises:
-        EvaluationError: an output has not one row an example.
+        EvaluationError: an output has not one row an example, or other shapes in other batches.
     """
     parts = [give(batch) for batch in batches]
     for batch, outputs in zip(batches, parts, strict=True):
         _demand_rows(outputs, batch)
+        _demand_shapes(outputs, parts[0])
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
@@ -150,6 +151,8 @@ def _observe(
             into.own.setdefault(name, []).append(metric.observe(between, batch.targets, reference))
     here = kept[batch.start : batch.start + len(batch.ids)]
     into.sample.setdefault("id", []).append(batch.ids[here])
+    firsts = {name: into.sample.get(f"output/{name}", [outputs[name]])[0] for name in outputs}
+    _demand_shapes(outputs, firsts)
     for name, values in outputs.items():
         into.sample.setdefault(f"output/{name}", []).append(values[here])
 
@@ -166,6 +169,17 @@ def _demand_rows(outputs: Mapping[str, Array], batch: Batch) -> None:
                 f"output {name!r} has shape {np.shape(values)} for a batch of {len(batch.ids)} "
                 "examples: every output needs one row an example. Export the model so, or fix its "
                 "batch"
+            )
+
+
+def _demand_shapes(outputs: Mapping[str, Array], first: Mapping[str, Array]) -> None:
+    """Batches are joined, also in what is kept for replay."""
+    for name, values in outputs.items():
+        if np.shape(values)[1:] != np.shape(first[name])[1:]:
+            raise EvaluationError(
+                f"an example has {np.shape(first[name])[1:]} of output {name!r} in one batch and "
+                f"{np.shape(values)[1:]} in another: batches have to come out alike. Pad texts to "
+                "one length (`padding: max_length`), or leave that output out when exporting"
             )
 
 
@@ -197,10 +211,20 @@ def _evaluation(split: Split, collected: _Collected, start: int, end: int) -> Ev
 
 
 def grouped(split: Split, task: BoundTask) -> Split:
-    """With the slice columns that targets themselves make."""
+    """With the slice columns that targets themselves make.
+
+    Raises:
+        DataError: the data hold a column of such a name, too.
+    """
     if task.groups is None or split.targets is None:
         return split
-    return replace(split, slices={**task.groups(split.targets), **split.slices})
+    made = task.groups(split.targets)
+    if both := sorted(made.keys() & split.slices.keys()):
+        raise DataError(
+            f"{split.name} ({split.source}) has a column {both[0]!r}, and so are called the groups "
+            "that `build.classes` make: rename the column, or leave it out"
+        )
+    return replace(split, slices={**made, **split.slices})
 
 
 def without_rows(split: Split) -> Evaluation:

@@ -5,6 +5,7 @@ the image is drawn; pixels and boxes are then moved by the same numbers.
 """
 
 import io
+import re
 import struct
 import warnings
 import zlib
@@ -31,10 +32,15 @@ _DAMAGE = (
     zlib.error,
 )  # fmt: skip
 _DEEP = ("I", "F")
+_DEEP_RAW = re.compile(r";16[BLN]")
+"""How Pillow names 16 bits of each channel of what it cuts to 8; `BGR;16` is 16 of a pixel."""
+_MOST_GREY = 255
 _GREYS = ("1", "L", "LA", "La")
-_ORIENTATION = 0x0112
+_WIDTH, _HEIGHT, _ORIENTATION = 0x0100, 0x0101, 0x0112
 _SIDEWAYS = (5, 6, 7, 8)
 _AXES = 3
+_MOST_DRAWN = 16384 * 16384
+"""Pixels of the largest size that a policy may ask for."""
 _SHOWN = 5
 
 
@@ -156,14 +162,24 @@ def _opened(data: bytes, use: Callable[[Any], Any]) -> Any:
 def _upright(image: Any) -> Array:
     from PIL import ImageOps
 
-    if image.mode.split(";")[0] in _DEEP:
+    if image.mode.split(";")[0] in _DEEP or any(map(_is_deep, image.tile)):
         raise ValueError(f"mode {image.mode} has more than 8 bits a channel; save it with 8")
     upright = ImageOps.exif_transpose(image)
     return _from_pillow(upright.convert("L" if upright.mode in _GREYS else "RGB"))
 
 
+def _is_deep(tile: Any) -> bool:
+    """Whether a part of a file has more than the 8 bits a channel that Pillow makes of it."""
+    how = tile.args if isinstance(tile.args, tuple) else (tile.args,)
+    if tile.codec_name.startswith("ppm"):  # the raw mode, and the highest value
+        return any(isinstance(most, int) and most > _MOST_GREY for most in how)
+    return any(isinstance(raw, str) and _DEEP_RAW.search(raw) for raw in how)
+
+
 def _upright_size(image: Any) -> tuple[int, int]:
     width, height = image.size
+    if image.format == "TIFF":  # Pillow tells some of them upright already
+        width, height = image.tag_v2[_WIDTH], image.tag_v2[_HEIGHT]
     return (height, width) if image.getexif().get(_ORIENTATION) in _SIDEWAYS else (width, height)
 
 
@@ -194,7 +210,7 @@ def placements(preprocess: Preprocess, width: int, height: int) -> list[Placed]:
     """What becomes of an image of this size, step after step.
 
     Raises:
-        ValueError: it is smaller than `crop`.
+        ValueError: it is smaller than `crop`, or so long that it would be drawn without end.
     """
     size, found = (width, height), []
     steps: tuple[tuple[Any, Callable[..., Placed]], ...] = (
@@ -246,6 +262,11 @@ def _resized(step: Resize, width: int, height: int) -> Placed:
         base = min(width, height) if step.shortest else max(width, height)
         # the side that is given is exact: side · known / side
         size = max(1, known * width // base), max(1, known * height // base)
+    if size[0] * size[1] > _MOST_DRAWN:
+        raise ValueError(
+            f"{width}×{height} pixels (width×height) would be drawn as {size[0]}×{size[1]}, more "
+            f"than {_MOST_DRAWN} pixels: resize by `longest` or `size`, or leave the image out"
+        )
     return Placed(size, (0, 0), size, step)
 
 
@@ -336,18 +357,20 @@ def batch(where: str, raw: Array, preprocess: Preprocess) -> Array:
     """Encoded (B,) or arrays (B, H, W, C) of uint8 -> (B, H', W', C') of uint8, drawn.
 
     Raises:
-        PicturesError: some do not decode, or are too small; all of the batch are told.
-        DataError: they come out in different sizes.
+        PicturesError: some do not decode, or are too small, all of the batch are told; or they
+            come out in different sizes, the first is told.
     """
     images = _each(where, raw, partial(_source, preprocess), decode=raw.dtype.kind == "O")
     drawn = _each(where, images, partial(transformed, preprocess=preprocess), decode=False)
-    sizes = sorted({image.shape[1::-1] for image in drawn})
-    if len(sizes) > 1:
-        shown = ", ".join(f"{wide}×{high}" for wide, high in sizes[:_SHOWN])
-        raise DataError(
-            f"{where}: images of one batch come out in {len(sizes)} sizes (width×height: {shown}); "
-            "bring them to one by `resize: {size: …}`, `crop` or `letterbox` in `build.preprocess`"
-        )
+    (high, wide), *others = (image.shape[:2] for image in drawn)
+    for place, (odd_high, odd_wide) in enumerate(others, start=1):
+        if (odd_high, odd_wide) != (high, wide):
+            why = (
+                f"it comes out as {odd_wide}×{odd_high} pixels (width×height), and the first of "
+                f"its batch as {wide}×{high}; bring all to one size by `resize: {{size: …}}`, "
+                "`crop` or `letterbox` in `build.preprocess`"
+            )
+            raise PicturesError(where, {place: why}, decode=False)
     return np.stack(drawn)
 
 

@@ -227,7 +227,7 @@ def _blamed() -> Iterator[None]:
         yield
     except GateError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         place = _place(error)
         if place is None:
             raise

@@ -350,6 +350,7 @@ def open_splits(
             seed=judge.seed,
             scratch=_subfolder(run.scratch, name),
             needs_target=name == "held_out" and _labelled(run, source),
+            classes=build.classes,
         )
         for name, source in named.items()
         if source is not None and name in names

@@ -71,8 +71,10 @@ def by_role(
     A target that nobody needs is left out.
 
     Raises:
-        DataError: a column that is needed is missing, has too many axes, or there are no rows.
+        DataError: a column that is needed is missing, has too many axes or a name that cannot be
+            printed, or there are no rows.
     """
+    _refuse_unprintable(where, columns)
     _require(where, columns, raw, inputs)
     _refuse_lists(where, columns, raw)
     rest = dict(columns)
@@ -136,6 +138,16 @@ def _require(
         f"{described(inputs)}; the file has {_shapes(columns)}: "
         f"{hint or 'save each input under its own name'}"
     )
+
+
+def _refuse_unprintable(where: str, columns: Mapping[str, Column]) -> None:
+    """A name stands in reports, and in an archive, which ends it at a NUL."""
+    for name in columns:
+        if not name.isprintable():
+            raise DataError(
+                f"{where}: the column name {name!a} holds what cannot be printed: rename it, "
+                "or leave the column out"
+            )
 
 
 def _refuse_lists(where: str, columns: Mapping[str, Column], raw: Sequence[str]) -> None:

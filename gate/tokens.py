@@ -1,7 +1,8 @@
 """Text to the numbers that a language model takes, by a `tokenizers` file.
 
 The file (`tokenizer.json`) says all but lengths: normalisation, splitting, vocabulary, special
-tokens. What is longer than `max_length` is cut off, as in serving, and counted.
+tokens, which side is padded and cut, and which text of a pair. What is
+longer than `max_length` is cut off, as in serving, and counted.
 """
 
 import hashlib
@@ -9,7 +10,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -93,7 +94,8 @@ def fit(
     """What turns (B,) texts by column into token ids and masks (B, T) by model input.
 
     Raises:
-        UsageError: the file is missing, is not the pinned one, or the model takes no tokens.
+        UsageError: the file is missing, is not the pinned one, or the model takes no tokens, or
+            `max_length` none but special ones.
         DataError: a column is no text, or is none.
     """
     for name in spec.columns:
@@ -106,10 +108,11 @@ def fit(
     taken = [one for one in inputs if one.name in _PARTS]
     _demand_inputs(where, inputs, taken)
     tokenizer = _loaded(path, spec.sha256, spec.max_length, spec.padding)
+    _demand_room(where, tokenizer, spec)
     length = _fixed_length(where, taken, spec)
 
     def prepare(raw: Mapping[str, Array]) -> dict[str, Array]:
-        encoded = tokenizer.encode_batch(_texts(raw, spec))
+        encoded = _encoded(where, tokenizer, raw, spec)
         others = {name: np.ascontiguousarray(raw[name]) for name in raw if name not in spec.columns}
         return others | {one.name: _tokens(encoded, one, length) for one in taken}
 
@@ -143,6 +146,29 @@ def _texts(raw: Mapping[str, Array], spec: Tokenizer) -> list[Any]:
     """One text an example, or a pair."""
     sides = [raw[name].tolist() for name in spec.columns]
     return sides[0] if len(sides) == 1 else list(zip(*sides, strict=True))
+
+
+def _encoded(
+    where: str, tokenizer: Any, raw: Mapping[str, Array], spec: Tokenizer
+) -> Sequence[Any]:
+    try:
+        return cast(Sequence[Any], tokenizer.encode_batch(_texts(raw, spec)))
+    except Exception as error:  # the library raises bare exceptions
+        raise UsageError(
+            f"{where}: the tokenizer cannot bring every text to `max_length: {spec.max_length}` "
+            f"({error}): write a larger one, or save the tokenizer with the truncation strategy "
+            "longest_first"
+        ) from error
+
+
+def _demand_room(where: str, tokenizer: Any, spec: Tokenizer) -> None:
+    """Where special tokens alone fill `max_length`, the library cuts to nothing, or not at all."""
+    special = tokenizer.num_special_tokens_to_add(len(spec.columns) > 1)
+    if spec.max_length <= special:
+        raise UsageError(
+            f"{where}: `max_length: {spec.max_length}` of `build.preprocess.tokenizer` leaves no "
+            f"token for text beside {special} special ones; write what production uses"
+        )
 
 
 def _tokens(encoded: Sequence[Any], spec: TensorSpec, length: int | None) -> Array:
@@ -197,10 +223,15 @@ def _loaded(path: Path, pin: str | None, most: int | None, padding: str | None) 
         raise UsageError(
             f"{path} is no tokenizer that `tokenizers` reads ({error}): {_FIX}"
         ) from error
+    cut = tokenizer.truncation or {}
     tokenizer.no_truncation()
     tokenizer.no_padding()
     if most is not None:
-        tokenizer.enable_truncation(most)
+        tokenizer.enable_truncation(
+            most,
+            strategy=cut.get("strategy", "longest_first"),
+            direction=cut.get("direction", "right"),
+        )
         _pad(tokenizer, content, most if padding == "max_length" else None)
     return tokenizer
 

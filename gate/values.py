@@ -97,6 +97,14 @@ class Ragged:
         return np.asarray(self.values[self.offsets[index] : self.offsets[index + 1]])
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class Classed(Ragged):
+    """A column of rows whose file names their classes."""
+
+    classes: tuple[str, ...] = ()
+    """By number."""
+
+
 Values = Array | Ragged
 """(N, …), or N entries of rows."""
 

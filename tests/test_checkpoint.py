@@ -165,11 +165,20 @@ def test_token_vectors_are_pooled_as_the_folder_says(
     np.testing.assert_allclose(ran(found.module, feeds)[0], wanted, atol=1e-5)
 
 
+@pytest.mark.parametrize("told", ["[1]", '[{"type": "x"}]', "5"])
+def test_modules_that_are_no_list_are_refused(tmp_path: Path, told: str) -> None:
+    folder = pooled(tmp_path, ("Transformer", "Pooling"), {"pooling_mode": "mean"})
+    (folder / "modules.json").write_text(told)
+    with pytest.raises(CandidateError, match=r"its modules\.json is no list of modules"):
+        checkpoint.load(folder, "m")
+
+
 @pytest.mark.parametrize(
     ("kinds", "told", "message"),
     [
         (("Transformer", "Pooling"), {"pooling_mode_max_tokens": True}, "pooling_mode_max_tokens"),
         (("Transformer", "Pooling"), {}, "pools tokens by None"),
+        (("Transformer", "Pooling"), [], "of its pooling is no mapping"),
         (("Transformer", "Pooling", "Dense"), {"pooling_mode": "mean"}, "lists .*Dense"),
     ],
 )
@@ -231,6 +240,9 @@ def cut_off(folder: Path) -> None:
         (changed(architectures=["BertForMaskedLM"]), "has the architecture BertForMaskedLM"),
         (changed(architectures=["GPT2LMHeadModel"]), "has the architecture GPT2LMHeadModel"),
         (changed(architectures=None), "has the architecture none"),
+        (changed(architectures="GPT2LMHeadModel"), "has the architecture GPT2LMHeadModel"),
+        (changed(architectures={"a": 1}), "has the architecture {'a': 1}"),
+        (changed(type_vocab_size="two"), "cannot be loaded by transformers"),
         (changed(model_type="no-such"), "cannot be loaded by transformers"),
         (changed(hidden_size=48), "cannot be loaded by transformers"),
         (changed(id2label={"0": "neg", "2": "pos"}), r"numbers \[0, 2\]"),

@@ -424,6 +424,15 @@ def test_a_column_that_is_neither_input_nor_slice(opened):
         opened(arrays, inputs=inputs)
 
 
+@pytest.mark.parametrize("name", ["site\0b", "site\x1b[31m", "a\nb", "\u200b"])
+def test_a_name_that_cannot_be_printed(opened, name):
+    from gate.table import by_role
+
+    held = {"x": np.zeros((2, 3), np.float32), "target": np.zeros(2), name: np.zeros(2)}
+    with pytest.raises(DataError, match=r"held_out: the column name '.*\\.*' holds what cannot"):
+        by_role("held_out", held, ("x",), (X,), needs_target=True)
+
+
 def test_a_missing_target(opened):
     with pytest.raises(DataError, match=r"no column 'target'.*it has x \(6, 3\): add the true"):
         opened({"x": columns()["x"]})
@@ -633,6 +642,12 @@ def test_a_small_image_is_named_and_cannot_be_missed(pictured, folder):
         pictured(may_miss=9, preprocess=Preprocess(crop=(5, 6)))
 
 
+def test_an_image_of_another_size_is_named(pictured, folder):
+    (folder / "odd" / "3.png").write_bytes(encoded(pixels(3, 3)))
+    with pytest.raises(DataError, match=r"example 'odd/3\.png': it comes out as 3×3 pixels"):
+        pictured(may_miss=9)
+
+
 def test_without_a_model_images_are_told_apart_by_their_bytes(pictured, folder):
     split = pictured(inputs=None)
     assert [*split.inputs] == ["image"]
@@ -826,3 +841,41 @@ def test_an_empty_text_is_named(opened, tmp_path):
     assert opened(kept, inputs=(ids,), preprocess=preprocess).truncated == 0
     short = Preprocess(tokenizer={"file": "tokenizer.json", "max_length": 1})
     assert opened(kept, inputs=(ids,), preprocess=short).truncated == 2
+
+
+@pytest.mark.parametrize(
+    ("classes", "said"),
+    [
+        (("cat", "dog"), None),
+        ((), None),
+        (("Cat", "Dog"), None),
+        (("dog", "cat"), "'cat' is class 0 in the data .* and class 1 in `build.classes`"),
+        (("none", "cat", "dog"), "'cat' is class 0 in the data"),
+    ],
+)
+def test_a_class_is_not_called_as_another_in_the_policy(tmp_path, classes, said):
+    (tmp_path / "a.png").write_bytes(encoded(pixels(4, 4)))
+    document = {
+        "images": [{"id": 1, "file_name": "a.png", "width": 4, "height": 4}],
+        "categories": [{"id": 7, "name": "dog"}, {"id": 3, "name": "cat"}],
+        "annotations": [],
+    }
+    (tmp_path / "boxes.json").write_text(json.dumps(document))
+
+    def opened(*, needs_target):
+        return data.open_split(
+            "held_out",
+            DataSource(path="boxes.json"),
+            base=tmp_path,
+            inputs=(TensorSpec("image", "float32", (None, 3, 4, 4)),),
+            preprocess=Preprocess(),
+            seed=0,
+            scratch=tmp_path / "scratch",
+            needs_target=needs_target,
+            classes=classes,
+        )
+
+    if said is not None:
+        with pytest.raises(DataError, match=said):
+            opened(needs_target=True)
+    assert len(opened(needs_target=said is None)) == 1

@@ -104,6 +104,20 @@ def test_a_function_gives_probabilities(bring: Any) -> None:
     assert metric.summarize(Rows(rows)) == (LOGITS.argmax(axis=1) == TARGETS).mean()
 
 
+def test_what_a_function_writes_into_stays_what_the_model_gave(bring: Any) -> None:
+    """The outputs are stored as well, for a replay."""
+
+    def mine(outputs: Mapping[str, Array]) -> Array:
+        found = softmax(outputs["y"])
+        outputs["y"][:] = 1
+        return found
+
+    bring(mine=mine)
+    given = LOGITS.copy()
+    np.testing.assert_allclose(bound("mine", {"y": given}).decode({"y": given}), softmax(LOGITS))
+    np.testing.assert_array_equal(given, LOGITS)
+
+
 def test_a_function_gets_the_one_output_that_is_named(bring: Any) -> None:
     seen = []
 
@@ -113,7 +127,7 @@ def test_a_function_gets_the_one_output_that_is_named(bring: Any) -> None:
 
     bring(mine=mine)
     bound({"as": "mine", "output": "y"}, {"y": LOGITS, "other": np.full(6, -np.inf)})
-    assert seen == [("y",)]
+    assert {*seen} == {("y",)}
 
 
 def test_a_function_gives_text(bring: Any) -> None:
@@ -222,3 +236,16 @@ def test_a_function_reads_what_a_graph_gives(tmp_path: Path, after: str, bring: 
     bring(turned=lambda outputs: outputs["p"][:, ::-1].copy())
     found = bound({"as": "turned", "graph": after}, {"y": LOGITS}, home=tmp_path)
     np.testing.assert_allclose(found.decode({"y": LOGITS}), softmax(LOGITS)[:, ::-1], rtol=1e-5)
+
+
+def test_a_decoder_that_mixes_the_examples_of_a_batch_is_refused(bring: Any) -> None:
+    def mixed(outputs: Mapping[str, Array]) -> Array:
+        powers = np.exp(outputs["y"].astype(np.float64))
+        powers /= powers.sum(axis=0)  # the wrong axis
+        return powers / powers.sum(axis=1, keepdims=True)
+
+    bring(mixed=mixed, apart=lambda outputs: softmax(outputs["y"]))
+    bound("apart", {"y": LOGITS})
+    with pytest.raises(EvaluationError, match="changes with the others in its batch"):
+        bound("mixed", {"y": LOGITS})
+    bound("mixed", {"y": LOGITS[:1]}, TARGETS[:1])  # of one example there is nothing to tell

@@ -1,18 +1,19 @@
 """One loop over fixed batches, both models, and rows.npz."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from gate.errors import EvaluationError, RecordError
-from gate.evaluate import evaluate
+from gate.errors import DataError, EvaluationError, RecordError
+from gate.evaluate import evaluate, first_outputs, grouped
 from gate.metrics import Metric
 from gate.rows import load_rows, rows_of, save_arrays
 from gate.tasks import BoundTask
-from gate.values import Rows, Split
+from gate.values import Batch, Rows, Split
 
 N = 150
 
@@ -118,6 +119,33 @@ def test_the_batch_size_does_not_change_rows(split: Split, batch_size: int) -> N
     other = evaluated(split, Fake(lambda x: x), Fake(lambda x: x * 0.9), batch_size).evaluation
     for name in METRICS:
         np.testing.assert_array_equal(one.int8[name].values, other.int8[name].values)
+
+
+def test_outputs_of_other_shapes_in_other_batches_are_told(split: Split) -> None:
+    def tokens(batch: Batch) -> dict[str, Any]:
+        x = batch.feeds["x"]
+        return {"scores": x, "hidden": np.zeros((len(x), 5 + batch.start))}
+
+    told = r"\(5,\) of output 'hidden' in one batch and \(69,\) in another: .*`padding: max_length`"
+    with pytest.raises(EvaluationError, match=told):
+        first_outputs(tokens, list(split.batches(64)))
+    with pytest.raises(EvaluationError, match=told):
+        evaluate(
+            tokens,
+            tokens,
+            split,
+            task=TASK,
+            metrics=METRICS,
+            batch_size=64,
+            seed=0,
+            progress=lambda _: None,
+        )
+
+
+def test_a_column_called_like_a_group_of_classes_is_refused(split: Split) -> None:
+    task = replace(TASK, groups=lambda targets: {"target/1": targets, "site": targets})
+    with pytest.raises(DataError, match=r"has a column 'site', and so are called the groups"):
+        grouped(split, task)
 
 
 def test_target_is_a_slice_column(split: Split) -> None:

@@ -1,4 +1,6 @@
 import io
+import struct
+import zlib
 
 import numpy as np
 import pytest
@@ -71,6 +73,60 @@ def test_images_are_turned_upright(orientation):
     }  # fmt: skip
     np.testing.assert_array_equal(decoded(data, "RGB"), views[orientation])
     assert pictures.size_of(data) == views[orientation].shape[1::-1]
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("kind", ["TIFF", "JPEG", "WEBP"])
+def test_the_size_that_a_header_tells_is_the_decoded_one(kind, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    how = {"tiffinfo": {0x0112: orientation}} if kind == "TIFF" else {"exif": exif}
+    data = encoded(pixels(5, 4), kind, **how)
+    assert pictures.size_of(data) == decoded(data, "RGB").shape[1::-1]
+
+
+def png16(kind, channels):
+    """2 × 2 pixels of 16 bits a channel, which Pillow reads and does not write."""
+
+    def chunk(name, content):
+        checked = name + content
+        return struct.pack(">I", len(content)) + checked + struct.pack(">I", zlib.crc32(checked))
+
+    rows = (b"\0" + bytes(4 * channels)) * 2
+    return b"".join(
+        [
+            b"\x89PNG\r\n\x1a\n",
+            chunk(b"IHDR", struct.pack(">IIBBBBB", 2, 2, 16, kind, 0, 0, 0)),
+            chunk(b"IDAT", zlib.compress(rows)),
+            chunk(b"IEND", b""),
+        ]
+    )
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        png16(2, 3),
+        png16(4, 2),
+        png16(6, 4),
+        b"P6 2 2 65535\n" + bytes(24),
+        b"P6 2 2 1023\n" + bytes(24),
+        b"P3 1 1 1023\n0 1 2\n",
+    ],
+)
+def test_colours_of_more_than_8_bits_are_not_cut_off(data):
+    with pytest.raises(ValueError, match="more than 8 bits a channel"):
+        decoded(data, "RGB")
+
+
+def test_a_pixel_of_16_bits_has_channels_of_6_at_most():
+    masks = struct.pack("<III", 0xF800, 0x07E0, 0x001F)
+    head = struct.pack("<IiiHHIIiiII", 40, 1, 1, 1, 16, 3, 4, 0, 0, 0, 0)
+    start = 14 + len(head) + len(masks)
+    data = struct.pack("<2sIHHI", b"BM", start + 4, 0, 0, start) + head + masks
+    assert decoded(data + b"\x1f\x00\x00\x00", "RGB").tolist() == [[[0, 0, 255]]]
+    for grey in (b"P6 1 1 255\n\x01\x02\x03", b"P6 1 1 100\n\x01\x02\x03"):
+        assert decoded(grey, "RGB").shape == (1, 1, 3)
 
 
 @pytest.mark.parametrize(
@@ -158,6 +214,16 @@ def test_shortest_and_longest_keep_proportions_and_round_down():
     assert size(shortest=9) == (9, 12)  # 12.6
     assert size(longest=9) == (6, 9)  # 6.43
     assert transformed(pixels(40, 1), Preprocess(resize={"longest": 3})).shape[:2] == (1, 3)
+
+
+def test_a_thread_of_pixels_is_not_drawn_without_end():
+    steps = Preprocess(resize={"shortest": 1024})
+    with pytest.raises(ValueError, match=r"1×60000 pixels .* would be drawn as 1024×61440000"):
+        geometry(steps, 1, 60_000)
+    with pytest.raises(PicturesError, match=r"image 1: 1×60000 pixels"):
+        batch(
+            "x", np.array([encoded(pixels(w, h)) for w, h in ((9, 9), (1, 60_000))], object), steps
+        )
 
 
 def test_crop_takes_the_middle():
@@ -263,8 +329,10 @@ def test_images_that_are_too_small_do_decode():
 
 def test_images_of_several_sizes():
     files = objects(encoded(pixels(4, 5)), encoded(pixels(6, 5)))
-    with pytest.raises(DataError, match=r"come out in 2 sizes .*4×5, 6×5.*`resize: {size"):
+    told = r"image 1: it comes out as 6×5 pixels .* first of its batch as 4×5; .*`resize: {size"
+    with pytest.raises(PicturesError, match=told) as caught:
         batch("x", files, Preprocess())
+    assert not caught.value.decode  # so that none is left out for it
 
 
 # ── what a policy may say ─────────────────────────────────────────────────────────────────

@@ -181,6 +181,15 @@ def test_what_a_plugin_raises_is_told_with_its_line() -> None:
         door.look_up("gate.decoders", {}, "f")({})
 
 
+def test_a_plugin_that_ends_the_command_is_told_with_its_line() -> None:
+    plugin("import sys\ndef f(outputs):\n    sys.exit(0)\nDECODERS = {'f': f}\n")
+    with (
+        pytest.raises(PluginError, match=r"plug\.py:3: SystemExit: 0\. Mend the plugin"),
+        plugged_in(["plug.py"]),
+    ):
+        door.look_up("gate.decoders", {}, "f")({})
+
+
 def test_other_errors_pass() -> None:
     with pytest.raises(ZeroDivisionError), plugged_in([plugin(TASK)]):
         1 / 0  # noqa: B018

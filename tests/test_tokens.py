@@ -53,6 +53,41 @@ def test_ids_and_mask_are_padded_to_the_length(file: Path) -> None:
     }
 
 
+@pytest.mark.parametrize(("columns", "special"), [(["a"], 2), (["a", "b"], 3)])
+def test_a_length_that_special_tokens_fill_is_refused(
+    file: Path, columns: list[str], special: int
+) -> None:
+    texts = {name: ["the cat sat"] for name in columns}
+    for length in range(1, special + 1):
+        with pytest.raises(UsageError, match=f"no token for text beside {special} special ones"):
+            fed(file, texts, inputs("input_ids"), columns=columns, max_length=length)
+    found = fed(file, texts, inputs("input_ids"), columns=columns, max_length=special + 1)
+    assert len(found["input_ids"][0]) == special + 1
+
+
+def truncating(file: Path, **how: str) -> Path:
+    made = Tokenizer.from_file(str(file))
+    made.enable_truncation(3, **how)
+    made.save(str(file))
+    return file
+
+
+def test_the_side_that_is_cut_is_the_files(file: Path) -> None:
+    found = fed(
+        truncating(file, direction="left"), {"text": ["the cat sat on mat"]}, inputs("input_ids")
+    )
+    assert found["input_ids"] == [[2, 5, 6, 7, 8, 3]]
+
+
+def test_which_text_of_a_pair_is_cut_is_the_files(file: Path) -> None:
+    truncating(file, strategy="only_second")
+    texts = {"a": ["the cat"], "b": ["sat on mat"]}
+    found = fed(file, texts, inputs("input_ids"), columns=["a", "b"])
+    assert found["input_ids"] == [[2, 4, 5, 3, 6, 3]]
+    with pytest.raises(UsageError, match="cannot bring every text to `max_length: 6`"):
+        fed(file, {"text": ["the cat sat on the mat"]}, inputs("input_ids"))
+
+
 def test_longer_texts_are_cut_off_and_counted(file: Path) -> None:
     texts = ["the cat", "the cat sat on the mat"]
     found = fed(file, {"text": texts}, inputs("input_ids"))

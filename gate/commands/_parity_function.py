@@ -52,7 +52,7 @@ def _function(path: Path, name: str) -> Function:
     module = importlib.util.module_from_spec(spec)
     try:
         spec.loader.exec_module(module)
-    except Exception as error:  # it is the user's code
+    except (Exception, SystemExit) as error:  # it is the user's code
         raise UsageError(f"{path} fails when it is loaded: {_what(error)}") from error
     found = getattr(module, name, None)
     if not callable(found):
@@ -61,7 +61,7 @@ def _function(path: Path, name: str) -> Function:
     return cast(Function, found)
 
 
-def _what(error: Exception) -> str:
+def _what(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}"
 
 
@@ -90,7 +90,7 @@ def fed(
 def _one(against: str, call: Function, example: str, values: Sequence[Any]) -> Arrays:
     try:
         given = call(*values)
-    except Exception as error:  # it is the user's code
+    except (Exception, SystemExit) as error:  # it is the user's code
         kinds = ", ".join(type(value).__name__ for value in values)
         raise UsageError(
             f"{against} fails on {example}: {_what(error)}. It is given {kinds}"

@@ -118,7 +118,8 @@ class _Encoder:
         """(T,) of each text, by itself."""
         tokenizer = self._load()
         padding = tokenizer.padding or {}
-        tokenizer.enable_truncation(how.max_length, direction=how.cut)
+        strategy = (tokenizer.truncation or {}).get("strategy", "longest_first")
+        tokenizer.enable_truncation(how.max_length, strategy=strategy, direction=how.cut)
         tokenizer.no_padding()
         if how.padding == "max_length":
             known = {name: padding[name] for name in ("pad_id", "pad_token") if name in padding}

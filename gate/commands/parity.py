@@ -18,6 +18,7 @@ from gate.commands import _parity_images, _parity_tokens
 from gate.commands._parity_found import Cause, Gap, Parity, Side, gap_of
 from gate.commands._parity_function import Function, fed, loaded
 from gate.errors import DataError, UsageError
+from gate.pictures import PicturesError
 from gate.policy_file import LoadedPolicy, load_policy
 from gate.progress import Progress, Silent
 from gate.sources import DataSource, Preprocess
@@ -192,8 +193,16 @@ class _Ours:
         specs = self._specs(steps)
         where, columns = self.drawn.table.where, self.drawn.columns
         prepare = preprocess.fit(where, columns, specs, steps, self.home)
-        fed = [prepare(raw) for raw in self.drawn.raw[:most]]
+        fed = [self._prepared(prepare, place) for place in range(len(self.drawn.raw[:most]))]
         return {spec.name: [one[spec.name][0] for one in fed] for spec in specs}
+
+    def _prepared(self, prepare: preprocess.Prepare, place: int) -> Mapping[str, Array]:
+        try:
+            return prepare(self.drawn.raw[place])
+        except PicturesError as error:
+            (why,) = error.faults.values()
+            example = f"example {self.drawn.labels[place]!r}"
+            raise DataError(f"{self.drawn.table.where}: {example}: {why}") from error
 
     def _named(self, steps: Preprocess | None) -> Preprocess | None:
         """With its column told, as the function's name for the input need not be it."""

@@ -279,6 +279,7 @@ def _opened(run: Run, candidate: Candidate) -> tuple[Split | None, Split | None]
             seed=run.policy.judge.seed,
             scratch=run.scratch / name,
             needs_target=source is judged_on and data.has_target(name, source, run.loaded.base),
+            classes=build.classes,
         )
         for name, source in (("calibration", build.calibration), ("tuning", build.tuning))
     )

@@ -15,11 +15,15 @@ import numpy as np
 from gate import boxes
 from gate.errors import DataError
 from gate.pictures import Files, Names, size_of
-from gate.values import Array, Column, Ragged
+from gate.values import Array, Classed, Column, Ragged
 
 _BOX = 4
 _SLACK = 1.0
 """Pixels that a box may stand out of its image by, as rounding does."""
+_LONGEST = 1 << 30
+"""Pixels of a side, more than any image has."""
+_TOLD = 80
+"""Characters of a wrong value that a message shows."""
 _FIELDS: Mapping[str, Mapping[str, type | tuple[type, ...]]] = {
     "images": {"id": (int, str), "file_name": str, "width": int, "height": int},
     "annotations": {"image_id": (int, str), "category_id": int, "bbox": list},
@@ -55,7 +59,7 @@ class Coco:
         return {
             "image": files,
             "id": Names(np.array(names, dtype=str)),
-            "target": Ragged.of(_entries(path, document), boxes.WIDTH),
+            "target": _target(path, document),
         }
 
     def columns(self, path: Path) -> Mapping[str, tuple[int, ...]]:
@@ -81,7 +85,7 @@ class _Document:
 
 def _document(path: Path) -> _Document:
     try:
-        raw = json.loads(path.read_bytes(), parse_constant=_no_constant)
+        raw = json.loads(path.read_bytes(), parse_constant=_no_constant, object_pairs_hook=_unique)
     except (OSError, ValueError, RecursionError) as error:
         raise DataError(
             f"{path} cannot be read ({error}): the file is truncated, damaged or not COCO's JSON; "
@@ -94,6 +98,7 @@ def _document(path: Path) -> _Document:
         (document.images, "id"),
         (document.images, "file_name"),
         (document.categories, "id"),
+        ([one for one in document.annotations if isinstance(one.get("id"), int | str)], "id"),
     ):
         _refuse_repeated(path, entries, field)
     return document
@@ -101,6 +106,13 @@ def _document(path: Path) -> _Document:
 
 def _no_constant(name: str) -> None:
     raise ValueError(f"{name} is no number of JSON")
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError("a key occurs twice")
+    return found
 
 
 def _listed(path: Path, raw: Any, name: str) -> Iterator[dict[str, Any]]:
@@ -120,7 +132,11 @@ def _listed(path: Path, raw: Any, name: str) -> Iterator[dict[str, Any]]:
 
 
 def _told(value: Any) -> str:
-    return "missing" if value is None else f"{json.dumps(value)[:40]}, which it cannot be"
+    return "missing" if value is None else f"{_shown(json.dumps(value))}, which it cannot be"
+
+
+def _shown(text: str) -> str:
+    return text if len(text) <= _TOLD else text[:_TOLD] + "…"
 
 
 def _refuse_repeated(path: Path, entries: list[dict[str, Any]], field: str) -> None:
@@ -143,19 +159,29 @@ def _file(path: Path, images: Path, name: str) -> Path:
         raise DataError(
             f"{path}: 'file_name' {name!r} is no plain path in the folder of the images; correct it"
         )
-    if not (images / inner).is_file():
+    if not _is_file(images / inner):
         raise DataError(
-            f"{path}: image {name!r} is not in {images}; restore it, or say in `images:` which "
-            "folder holds the images"
+            f"{path}: image {_shown(name)!r} is not in {images}; restore it, or say in `images:` "
+            "which folder holds the images"
         )
     return images / inner
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # no name that a file can have
+        return False
 
 
 def _check_sizes(path: Path, images: list[dict[str, Any]], files: Files) -> None:
     """Boxes are in pixels of the image; one that is no image is found where it is decoded."""
     for place, image in enumerate(images):
-        if image["width"] < 1 or image["height"] < 1:
-            raise DataError(f"{path}: image {image['file_name']!r} has no pixels; correct its size")
+        if not all(1 <= image[side] <= _LONGEST for side in ("width", "height")):
+            raise DataError(
+                f"{path}: image {image['file_name']!r} has no pixels, or more than an image can "
+                "have; correct its width and height"
+            )
         try:
             size = size_of(files[place : place + 1][0])
         except ValueError:
@@ -169,6 +195,12 @@ def _check_sizes(path: Path, images: list[dict[str, Any]], files: Files) -> None
 
 
 # ── boxes ─────────────────────────────────────────────────────────────────────────────────
+
+
+def _target(path: Path, document: _Document) -> Classed:
+    rows = Ragged.of(_entries(path, document), boxes.WIDTH)
+    named = sorted(document.categories, key=lambda category: category["id"])
+    return Classed(rows.values, rows.offsets, tuple(category["name"] for category in named))
 
 
 def _entries(path: Path, document: _Document) -> list[Array]:
@@ -201,7 +233,9 @@ def _row(where: str, annotation: dict[str, Any], image: dict[str, Any]) -> tuple
     numbers = annotation["bbox"]
     crowd, area = annotation.get("iscrowd", 0), annotation.get("area")
     if len(numbers) != _BOX or not all(map(_is_number, numbers)):
-        raise DataError(f"{where}: 'bbox' is {numbers}; it has to be [x, y, width, height]")
+        raise DataError(
+            f"{where}: 'bbox' is {_shown(str(numbers))}; it has to be [x, y, width, height]"
+        )
     x, y, width, height = map(float, numbers)
     if width <= 0 or height <= 0:
         raise DataError(
@@ -214,10 +248,19 @@ def _row(where: str, annotation: dict[str, Any], image: dict[str, Any]) -> tuple
             f"{where}: 'bbox' {numbers} stands out of the image of {image['width']}×"
             f"{image['height']} pixels by more than one; correct it (x, y, width, height)"
         )
-    if crowd not in (0, 1) or (area is not None and (not _is_number(area) or area < 0)):
-        raise DataError(f"{where}: 'iscrowd' is 0 or 1, and 'area' a number of pixels; correct it")
+    most = (image["width"] + 2 * _SLACK) * (image["height"] + 2 * _SLACK)
+    if crowd not in (0, 1) or (area is not None and not (_is_number(area) and 0 <= area <= most)):
+        raise DataError(
+            f"{where}: 'iscrowd' is 0 or 1, and 'area' a number of pixels, no more than the image "
+            "has; correct it"
+        )
     return x, y, x + width, y + height, float(width * height if area is None else area), crowd
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:  # an integer beyond what a float holds
+        return False

@@ -73,13 +73,26 @@ def _names(path: Path) -> list[str]:
 
 def _walk(path: Path) -> list[str]:
     found = []
+    above: dict[str, tuple[str, ...]] = {}
     for folder, folders, files in os.walk(path, onerror=_raise, followlinks=True):
+        above[folder] = _chain(path, folder, above.get(os.path.dirname(folder), ()))
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         inner = Path(folder).relative_to(path)
         if not folders and not any(not name.startswith(".") for name in files) and inner.parts:
             raise DataError(f"{path}: folder {str(inner)!r} is empty; remove it, or restore it")
         found += [(inner / name).as_posix() for name in files if not name.startswith(".")]
     return found
+
+
+def _chain(path: Path, folder: str, above: tuple[str, ...]) -> tuple[str, ...]:
+    """The real folders from `path` down to this one; none of them occurs twice."""
+    real = str(Path(folder).resolve())
+    if real in above:
+        raise DataError(
+            f"{path}: {str(Path(folder).relative_to(path))!r} is a link to a folder that it lies "
+            "in; remove it"
+        )
+    return (*above, real)
 
 
 def _raise(error: OSError) -> None:

@@ -17,6 +17,8 @@ from gate.values import Array, Column
 _ID, _IMAGE, _IMAGE_PATH = "id", "image", "image_path"
 _KINDS: Mapping[type, str] = {bool: "boolean", int: "number", float: "number", str: "text"}
 _INT64 = np.iinfo(np.int64)
+_DEEPEST = 8
+"""Lists in lists: more axes than any model's input has, and less than numpy bears."""
 
 
 class Jsonl:
@@ -171,6 +173,11 @@ def _first(where: str, name: str, value: Any) -> _Layout:
             raise DataError(f"{where}: {name!r} is an empty list; it needs at least one value")
         inner.append(len(value))
         value = value[0]
+    if len(inner) > _DEEPEST:
+        raise DataError(
+            f"{where}: {name!r} has lists in lists, {len(inner)} deep, and {_DEEPEST} are read: "
+            "flatten it, or leave it out"
+        )
     kind = _KINDS.get(type(value), "")
     if name == _IMAGE_PATH and (inner or kind != "text"):
         raise DataError(f"{where}: {name!r} has to be the path of one image")

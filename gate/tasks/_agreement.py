@@ -5,8 +5,11 @@ Of an example with FP32's values p and INT8's q, both (K,), K being all that was
     output_cosine   mean of p·q / (|p| |q|); 1 where both are 0, 0 where one is
     sqnr            10 log10(Σ |p|² / Σ |p − q|²) over all examples, in dB, 150 at the most
     kl_divergence   mean of Σ p ln(p / q), of probabilities clipped to [ε, 1]
+
+The cosine of single numbers is their signs' alone, so there is none where K is 1.
 """
 
+import math
 from collections.abc import Callable, Mapping
 
 import numpy as np
@@ -118,6 +121,12 @@ def of_probabilities(probabilities: Callable[[Array], Array] = lambda scores: sc
         relative=True,
         flaws=lambda rows: rows.flat[:, 0] != 0,
     )
+
+
+def telling(metrics: Mapping[str, Metric], shape: tuple[int, ...]) -> dict[str, Metric]:
+    """Without the cosine where an example, of `shape`, is one number: any INT8 would pass it."""
+    alone = math.prod(shape) == 1
+    return {name: m for name, m in metrics.items() if not (alone and name == "output_cosine")}
 
 
 def _cosine(scores: Array, targets: object, reference: Array | None) -> Array:  # noqa: ARG001

@@ -27,6 +27,7 @@ from gate.metrics import Metric
 from gate.tasks import _agreement as agreement
 from gate.tasks._classification_rows import (
     EPS,
+    MANY_CLASSES,
     Counts,
     Problem,
     count,
@@ -45,7 +46,6 @@ from gate.values import Array, Rows
 _REPORTED_K = 5
 _ASKED = {"kl_divergence", "mcc", *agreement.VALUES}
 """Reported where a policy asks for them."""
-_MANY_CLASSES = 100
 _BINS = 15
 _TOP_K = re.compile(r"top([1-9][0-9]{0,8})_accuracy")
 
@@ -212,7 +212,7 @@ def _distributions(problem: Problem, scores: Array) -> Array:
 
 def shown(problem: Problem, metrics: Mapping[str, Metric]) -> dict[str, Metric]:
     """Those that are reported unasked: auroc keeps a score per class and example."""
-    heavy = {"auroc"} if problem.size > _MANY_CLASSES else set()
+    heavy = {"auroc"} if problem.size > MANY_CLASSES else set()
     return {name: metric for name, metric in metrics.items() if name not in heavy | _ASKED}
 
 

@@ -37,8 +37,9 @@ def confusions(problem: Problem, classes: Sequence[str], evaluation: Evaluation)
     more = {pair: after[pair] - before.get(pair, 0) for pair in after}
     worst = sorted((pair for pair in more if more[pair] > 0), key=lambda pair: (-more[pair], pair))
     if worst:
+        few = f"; the {_MOST} worst of {len(worst)} pairs" if len(worst) > _MOST else ""
         yield Part(
-            title="Newly confused (examples of a class taken for another)",
+            title=f"Newly confused (examples of a class taken for another{few})",
             columns=("class", "taken for", "FP32", "INT8"),
             rows=tuple(_row(pair, classes, before, after) for pair in worst[:_MOST]),
         )

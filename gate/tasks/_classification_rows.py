@@ -16,6 +16,8 @@ from gate.values import Array
 
 Kind = Literal["binary", "multi-class", "multi-label"]
 LABELS_A_WORD = 52
+MANY_CLASSES = 100
+"""Above it a score per class and example is kept only where a policy asks for it."""
 _POSITIVE_OF = 2
 _THRESHOLD = 0.5
 EPS = float(np.finfo(np.float64).eps)

@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from gate.tasks._classification_rows import Problem, count, unpack
+from gate.tasks._classification_rows import MANY_CLASSES, Problem, count, unpack
 from gate.values import Array
 
 _Sway = Callable[[Problem, Array], Array]
@@ -65,7 +65,9 @@ def _classes(problem: Problem, values: Array, term: str) -> Array:
     counts, n = count(problem, values), len(values)
     predicted, actual = values.astype(np.int64).T
     occurs = counts.predicted + counts.actual > 0
-    if not occurs.all():  # a first prediction of a class adds a term to the mean
+    # a first prediction of a class adds a term to the mean; rows of many classes do not tell how
+    # many there are, and must say the same when they are judged again
+    if problem.size > MANY_CLASSES or not occurs.all():
         return np.full(n, np.inf)
     present = len(occurs)
     if term == "recall":

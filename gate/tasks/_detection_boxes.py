@@ -13,8 +13,9 @@ Convention = Literal["xyxy", "xywh", "cxcywh"]
 
 def areas(boxes: Array) -> Array:
     """(n,) square pixels; 0 of a box that is turned inside out."""
-    sides = np.maximum(boxes[:, 2:] - boxes[:, :2], 0.0)
-    return np.asarray(sides[:, 0] * sides[:, 1])
+    with np.errstate(over="ignore"):
+        sides = np.maximum(boxes[:, 2:] - boxes[:, :2], 0.0)
+        return np.asarray(sides[:, 0] * sides[:, 1])
 
 
 def overlaps(boxes: Array, others: Array, crowd: Array | None = None) -> Array:
@@ -25,10 +26,11 @@ def overlaps(boxes: Array, others: Array, crowd: Array | None = None) -> Array:
     """
     low = np.maximum(boxes[:, np.newaxis, :2], others[np.newaxis, :, :2])
     high = np.minimum(boxes[:, np.newaxis, 2:], others[np.newaxis, :, 2:])
-    sides = np.maximum(high - low, 0.0)
-    shared = sides[..., 0] * sides[..., 1]
     own = areas(boxes)[:, np.newaxis]
-    whole = own + areas(others) - shared
+    with np.errstate(over="ignore", invalid="ignore"):  # no overlap where an area has no end
+        sides = np.maximum(high - low, 0.0)
+        shared = sides[..., 0] * sides[..., 1]
+        whole = own + areas(others) - shared
     if crowd is not None:
         whole = np.where(crowd.astype(bool), own, whole)
     found: Array = np.divide(shared, whole, out=np.zeros_like(shared), where=whole > 0)

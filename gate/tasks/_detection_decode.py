@@ -34,6 +34,8 @@ from gate.values import Array, Ragged, TensorSpec
 
 COLUMNS = 6
 """Of a detection: class, score, x1, y1, x2, y2."""
+MOST_CLASSES = 100_000
+"""Where nothing tells how many there are: a larger number is no class."""
 _CORNERS = 4
 _WITH_OBJECTNESS = 5
 _YOLOX_STRIDES = (8, 16, 32)
@@ -248,7 +250,7 @@ def _fit_listed(build: Build, specs: tuple[TensorSpec, ...], first: Mapping[str,
 
     def find(image: tuple[Array, ...]) -> Found:
         corners, strength, classes = image
-        _demand_labels(named["labels"], classes, build.classes)
+        classes = _whole(named["labels"], classes, build.classes)
         strength = np.where(classes == -1, 0.0, strength)
         return Found(classes, strength, CORNERS[asked.boxes](corners * scale))
 
@@ -257,16 +259,18 @@ def _fit_listed(build: Build, specs: tuple[TensorSpec, ...], first: Mapping[str,
     return Head(len(build.classes) or None, shapes, find, keep)
 
 
-def _demand_labels(name: str, labels: Array, classes: tuple[str, ...]) -> None:
-    most = len(classes) - 1 if classes else np.inf
-    wrong = (labels < -1) | (labels > most) | (np.abs(labels - np.round(labels)) > _SLACK)
+def _whole(name: str, labels: Array, classes: tuple[str, ...]) -> Array:
+    """(K,) class numbers, of floats too; raises EvaluationError where one is none."""
+    most = len(classes or range(MOST_CLASSES)) - 1
+    numbers: Array = np.round(labels)
+    wrong = (numbers < -1) | (numbers > most) | (np.abs(labels - numbers) > _SLACK)
     if wrong.any():
-        expected = f"0 to {most}" if classes else "a whole number from 0 on"
         raise EvaluationError(
-            f"output {name!r} holds {labels[wrong][0]:.6g} as a label; expected {expected}, or −1 "
-            "where there is no box. Name the output that holds classes in `decode.outputs`, and "
-            "all classes in `build.classes`"
+            f"output {name!r} holds {labels[wrong][0]:.6g} as a label; expected a whole number, "
+            f"0 to {most}, or −1 where there is no box. Name the output that holds classes in "
+            "`decode.outputs`, and all classes in `build.classes`"
         )
+    return numbers
 
 
 # ── what fits ─────────────────────────────────────────────────────────────────────────────

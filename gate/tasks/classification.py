@@ -20,7 +20,7 @@ from gate.tasks import _agreement as agreement
 from gate.tasks import _binding as binding
 from gate.tasks._classification_metrics import catalogue, shown, top_k, top_k_metric
 from gate.tasks._classification_parts import confusions, groups
-from gate.tasks._classification_rows import Kind, Problem
+from gate.tasks._classification_rows import MANY_CLASSES, Kind, Problem
 from gate.values import Array, Rows, TensorSpec, Values
 
 _RANGE_SLACK = 1e-6
@@ -36,6 +36,7 @@ _INSTEAD = {
     "recall": "recall_macro or recall_micro",
     "f1": "f1_macro or f1_micro",
     "ece": "log_loss",
+    "output_cosine": "kl_divergence or sqnr",
 }
 """What to use where a known metric does not apply."""
 
@@ -98,7 +99,7 @@ class Classification:
         if targets is not None:
             problem.encode(targets)
         _CHECKS[decoder](problem, output, sample)
-        metrics = catalogue(problem)
+        metrics = agreement.telling(catalogue(problem), sample.shape[1:])
         if targets is None:
             metrics = {name: metric for name, metric in metrics.items() if metric.relative}
         return BoundTask(
@@ -145,13 +146,22 @@ def _observed_problem(targets: Values | None, rows: Mapping[str, Rows]) -> Probl
     if targets.ndim > 1:
         size = targets.shape[1]
         return Problem("multi-label", size, partial(_encode, "multi-label", size, ()))
-    if "score" not in rows:  # many classes; those that occur are all that averages look at
-        size = int(rows["label"].flat.max()) + 1
+    if "score" not in rows:
+        size = _many(rows)
         return Problem("multi-class", size, partial(_encode, "multi-class", size, ()))
     scores = rows["score"].flat.shape[1] - 1  # the last column is the target
     kind: Kind = "multi-class" if scores > 1 else "binary"
     size = max(scores, 2)
     return Problem(kind, size, partial(_encode, kind, size, ()))
+
+
+def _many(rows: Mapping[str, Rows]) -> int:
+    """A number of classes for rows that are kept without scores, which is so of many classes alone.
+
+    How many there are the rows do not tell; averages look at those that occur.
+    """
+    asked = (k for k in map(top_k, (f"{name}_accuracy" for name in rows)) if k is not None)
+    return max(int(rows["label"].flat.max()), MANY_CLASSES, *asked) + 1
 
 
 def _kind(output: str, targets: tuple[int, ...], raw: tuple[int, ...]) -> tuple[Kind, int]:
@@ -312,7 +322,7 @@ def _metric(
         return metrics[name]
     k = top_k(name)
     unlabelled = all(metric.relative for metric in metrics.values())
-    if unlabelled and (name in known or k is not None):
+    if unlabelled and (k is not None or (name in known and not KNOWN[name].relative)):
         raise binding.needs_labels(name, metrics)
     if k is not None:
         return _top_k(problem, name, k)

@@ -22,7 +22,7 @@ from gate.sources import Preprocess
 from gate.tasks import BoundTask, Task
 from gate.tasks import _agreement as agreement
 from gate.tasks import _binding as binding
-from gate.tasks._detection_decode import DECODERS
+from gate.tasks._detection_decode import DECODERS, MOST_CLASSES
 from gate.tasks._detection_match import ROW, changes, differing, matched, moved
 from gate.tasks._detection_summary import Asked, summarize
 from gate.values import Array, Ragged, Rows, TensorSpec, Values, finite
@@ -71,7 +71,8 @@ class _Scene:
         found = detections.copy()
         width, height = (int(side) for side in image[[columns.X2, columns.Y2]])
         scale, shift = _moved(self.preprocess, width, height)
-        found[:, 2:] = (found[:, 2:] - shift) / scale
+        with np.errstate(over="ignore"):  # a box without end overlaps nothing
+            found[:, 2:] = (found[:, 2:] - shift) / scale
         return found
 
 
@@ -114,9 +115,9 @@ class Detection:
         if len(set(build.classes)) != len(build.classes):
             raise UsageError("`build.classes` names a class twice; give each another name")
         head = fit(build, outputs, first)
-        names = build.classes or _numbers(head.classes, targets)
         if targets is not None:
-            _demand_boxes(targets, names if build.classes or head.classes else None)
+            _demand_boxes(targets, head.classes)
+        names = build.classes or _numbers(head.classes, targets)
         scene = _Scene(build.preprocess, build.decode.flip_score, names)
         if isinstance(targets, Ragged):
             _demand_sizes(scene, targets)
@@ -161,15 +162,14 @@ def _apart(scene: _Scene, fp32: Ragged, int8: Ragged) -> Array:
 def _numbers(classes: int | None, targets: Values | None) -> tuple[str, ...]:
     """Class numbers as names: of those that the model has, else of those that occur."""
     if classes is None and isinstance(targets, Ragged) and targets.values.size:
-        last = targets.values[:, columns.CLASS].max()
-        classes = int(last) + 1 if np.isfinite(last) else 0
+        classes = int(targets.values[:, columns.CLASS].max()) + 1
     return tuple(str(number) for number in range(classes or 0))
 
 
 # ── targets ───────────────────────────────────────────────────────────────────────────────
 
 
-def _demand_boxes(targets: Values, names: tuple[str, ...] | None) -> None:
+def _demand_boxes(targets: Values, classes: int | None) -> None:
     """Raises DataError where targets are no boxes; names the first example and row."""
     if not isinstance(targets, Ragged) or targets.shape[1] != columns.WIDTH:
         raise DataError(
@@ -182,12 +182,12 @@ def _demand_boxes(targets: Values, names: tuple[str, ...] | None) -> None:
             f"target of example {empty[0]} (counting from 0) does not tell the size of its image; "
             f"each begins with the row {columns.image_row(640, 480)} for 640 × 480 pixels"
         )
-    for wrong, expected in _faults(targets, names):
+    for wrong, expected in _faults(targets, classes or MOST_CLASSES):
         if wrong.any():
             raise _wrong_row(targets, int(np.flatnonzero(wrong)[0]), expected)
 
 
-def _faults(targets: Ragged, names: tuple[str, ...] | None) -> list[tuple[Array, str]]:
+def _faults(targets: Ragged, classes: int) -> list[tuple[Array, str]]:
     """What may be wrong with a row, (M,) of bool each, and what it should be."""
     values = targets.values
     heads = targets.offsets[:-1]
@@ -197,19 +197,19 @@ def _faults(targets: Ragged, names: tuple[str, ...] | None) -> list[tuple[Array,
     kind, (x1, y1, x2, y2) = values[:, columns.CLASS], values[:, columns.BOX].T
     over = np.maximum(x2 - image[:, columns.X2], y2 - image[:, columns.Y2])
     outside = (np.minimum(x1, y1) < -_SLACK) | (over > _SLACK)
-    last = np.inf if names is None else len(names) - 1
-    no_class = ~is_head & ((kind < 0) | (kind > last) | (kind != np.floor(kind)))
+    no_class = ~is_head & ((kind < 0) | (kind >= classes) | (kind != np.floor(kind)))
     size = values[:, [columns.X2, columns.Y2]]
     no_image = (kind != columns.IMAGE) | (values[:, [columns.X1, columns.Y1]] != 0).any(axis=1)
     no_image |= (size != np.floor(size)).any(axis=1)
-    classes = "a class" if names is None else f"a class, 0 to {len(names) - 1},"
+    most = (image[:, columns.X2] + 2 * _SLACK) * (image[:, columns.Y2] + 2 * _SLACK)
+    area = values[:, columns.AREA]
     return [
         (~np.isfinite(values).all(axis=1), "expected finite numbers"),
         ((x2 <= x1) | (y2 <= y1), "expected x1 < x2 and y1 < y2"),
         (is_head & no_image, "expected the image itself, −1, 0, 0, width, height, area, 0, first"),
-        (no_class, f"expected {classes} in its first column"),
+        (no_class, f"expected a class, 0 to {classes - 1}, in its first column"),
         (~is_head & outside, "expected a box within its image, or a pixel beyond it at most"),
-        (values[:, columns.AREA] < 0, "expected an area of 0 or more"),
+        ((area < 0) | (area > most), "expected an area of 0 or more, and of its image at most"),
         (~np.isin(values[:, columns.CROWD], (0, 1)), "expected 0 or 1 as its crowd"),
     ]
 

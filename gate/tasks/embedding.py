@@ -88,7 +88,8 @@ class Embedding:
                 f"targets are {binding.told('N', labels.shape)}; embedding by `{kind}` takes (N,): "
                 + ("how alike each pair is" if kind == "pairs" else "a class or group of each")
             )
-        metrics = binding.labelled(_catalogue(kind, _encoder(kind, labels)), labels)
+        found = binding.labelled(_catalogue(kind, _encoder(kind, labels)), labels)
+        metrics = agreement.telling(found, read.shape)
         shown = {name: m for name, m in metrics.items() if _is_shown(name, labels)}
         return BoundTask(
             kind=kind,
@@ -146,6 +147,12 @@ class _Read:
         if len(shape) != _RANKS[kind] or 0 in shape[1:] or not paired:
             raise _unfit(kind, samples)
         return cls({name: sample.shape[1:] for name, sample in samples.items()})
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of what is decoded of an example."""
+        (inner, *others) = self.shapes.values()
+        return (len(_ROLES), *inner) if others else inner
 
     def decode(self, outputs: Mapping[str, Array]) -> Array:
         """(B, D) or (B, 2, D) in float64; NaN for an example with any value not finite."""

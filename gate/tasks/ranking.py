@@ -83,7 +83,7 @@ class Ranking:
         _demand_shapes(output, sample.shape, grades)
         if grades is not None:
             _encode(grades)
-        metrics = binding.labelled(_catalogue(), grades)
+        metrics = agreement.telling(binding.labelled(_catalogue(), grades), sample.shape[1:])
         return BoundTask(
             kind="ranking",
             decode=partial(_decode, output=output, shape=sample.shape[1:]),

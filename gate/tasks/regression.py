@@ -75,7 +75,7 @@ class Regression:
         _demand_shapes(output, sample.shape, numbers)
         if numbers is not None:
             _encode(numbers)
-        metrics = binding.labelled(_catalogue(), numbers)
+        metrics = agreement.telling(binding.labelled(_catalogue(), numbers), sample.shape[1:])
         return BoundTask(
             kind="regression",
             decode=partial(_decode, output=output, shape=sample.shape[1:]),

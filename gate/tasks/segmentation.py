@@ -124,6 +124,12 @@ class Problem:
                 f"each pixel or {_IGNORED}"
             )
         ignored = targets == _IGNORED
+        if self.size > _IGNORED and ignored.any():
+            raise DataError(
+                f"targets hold {_IGNORED}, which counts for nothing, and of the {self.size} "
+                f"classes one has that number: its pixels would be left out. Give class {_IGNORED} "
+                "another number, in the model and in the targets"
+            )
         wrong = ~ignored & ((targets < 0) | (targets >= self.size))
         if wrong.any():
             expected = f"expected a class, 0 to {self.size - 1}, or {_IGNORED} for none"

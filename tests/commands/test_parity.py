@@ -404,6 +404,7 @@ def test_int32_tokens_are_what_a_model_may_take(tokens: Project) -> None:
         ("transforms.py:absent", r"no function 'absent'; it has opened, resized, cropped, fed"),
         ("broken.py:prepare", "fails when it is loaded: ZeroDivisionError"),
         ("transforms.py:raises", r"fails on example 'cat/\d+\.png': KeyError.*It is given bytes"),
+        ("transforms.py:ends", r"fails on example 'cat/\d+\.png': SystemExit: 0"),
         ("transforms.py:text", "gives str for example .* which holds no numbers"),
         ("transforms.py:nan", "gives NaN or infinite values for example"),
         ("transforms.py:empty", "gives an empty dict"),
@@ -416,13 +417,21 @@ def test_functions_that_are_none(
 ) -> None:
     monkeypatch.chdir(case.project.folder)
     Path("broken.py").write_text("1 / 0\n")
-    case.code("\ndef raises(data):\n    return {}['x']\ndef text(data):\n    return 'x'\n"
+    case.code("\ndef raises(data):\n    return {}['x']\n"
+              "def ends(data):\n    raise SystemExit(0)\ndef text(data):\n    return 'x'\n"
               "def nan(data):\n    return np.array([np.nan])\n"
               "def empty(data):\n    return {}\n"
               "def ragged(data):\n    return [[1], [2, 3]]\n"
               "def fickle(data):\n    return {str(len(data)): 1.0}\n")  # fmt: skip
     with pytest.raises(UsageError, match=why):
         parity("policy.yaml", against)
+
+
+def test_an_image_that_the_policy_cannot_feed_is_named(case: Case) -> None:
+    deep = np.random.default_rng(0).integers(0, 65535, (40, 40), dtype=np.uint16)
+    Image.fromarray(deep).save(case.project.folder / "held_out" / "cat" / "deep.png")
+    with pytest.raises(DataError, match=r"example 'cat/deep\.png': mode I;16 has more than 8 bits"):
+        case.found("np.zeros((3, 24, 24), np.float32)")
 
 
 def test_images_need_a_preprocess(case: Case) -> None:

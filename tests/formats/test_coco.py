@@ -73,6 +73,17 @@ def test_the_class_is_the_place_among_sorted_ids_even_of_unused_categories(tmp_p
     assert target.values[target.values[:, boxes.CROWD] == 1, boxes.CLASS].tolist() == [2]
 
 
+def test_classes_are_named_by_number(tmp_path):
+    assert FORMAT.read(write(tmp_path, DOCUMENT), tmp_path)["target"].classes == ("cat", "dog")
+
+
+def test_a_size_is_told_upright(tmp_path):
+    document = changed("images.0", width=10, height=20) | {"annotations": []}
+    path = write(tmp_path, document)
+    (tmp_path / "a.png").write_bytes(encoded(pixels(20, 10), "TIFF", tiffinfo={0x0112: 6}))
+    assert FORMAT.read(path, tmp_path)["target"].entry(0)[0, boxes.X2] == 10
+
+
 def test_images_may_lie_elsewhere(tmp_path):
     path = write(tmp_path, DOCUMENT, tmp_path / "val2017")
     read = FORMAT.read_with(path, tmp_path, tmp_path / "val2017")
@@ -104,6 +115,13 @@ def test_an_image_that_does_not_decode_is_found_later(tmp_path):
         ("annotations.0", {"category_id": True}, "'category_id' is true, which it cannot be"),
         ("annotations.0", {"iscrowd": 2}, "'iscrowd' is 0 or 1"),
         ("annotations.0", {"area": -1}, "'area' a number of pixels"),
+        ("annotations.0", {"area": 101}, "no more than the image has"),
+        ("annotations.0", {"area": 10**400}, "'area' a number of pixels"),
+        ("annotations.0", {"bbox": [1, 2, 3, 10**400]}, r"it has to be \[x, y, width, height\]"),
+        ("annotations.0", {"bbox": [1] * 9999}, r"'bbox' is .{80}…; it has to be"),
+        ("annotations.0", {"id": 2}, "'id' 2 occurs more than once"),
+        ("images.0", {"width": 10**400}, "more than an image can have"),
+        ("images.0", {"file_name": "a" * 5000}, r"image 'a{80}…' is not in"),
         ("images.0", {"width": 10}, "is 20×10 pixels upright, and its annotation says 10×10"),
         ("images.0", {"width": 0}, "has no pixels"),
         ("images.0", {"width": None}, r"images\[0\]: 'width' is missing"),
@@ -128,6 +146,7 @@ def test_entries_that_are_refused(tmp_path, place, fields, message):
         ({"images": [], "annotations": [], "categories": []}, "holds no images"),
         ({"images": [3], "annotations": [], "categories": []}, r"images\[0\]: 'id' is missing"),
         ('{"images": NaN}', "cannot be read .NaN is no number"),
+        ('{"images": [], "images": []}', "a key occurs twice"),
     ],
 )
 def test_documents_that_are_refused(tmp_path, document, message):

@@ -57,6 +57,15 @@ def test_names_that_are_refused(tmp_path, names, message):
         read(tmp_path)
 
 
+def test_links_that_lead_back_are_refused(tmp_path):
+    write(tmp_path, "a/x.png", "b/y.png")
+    (tmp_path / "a" / "other").symlink_to(tmp_path / "b")
+    assert read(tmp_path)["id"].shape == (3,)
+    (tmp_path / "b" / "back").symlink_to(tmp_path / "a")
+    with pytest.raises(DataError, match=r"'a/other/back' is a link to a folder that it lies in"):
+        read(tmp_path)
+
+
 def test_an_empty_class(tmp_path):
     write(tmp_path, "a/x.png")
     (tmp_path / "b").mkdir()

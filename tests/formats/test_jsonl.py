@@ -102,6 +102,7 @@ def test_lines_are_named(tmp_path, line, message):
     [
         ({"x": []}, "'x' is an empty list"),
         ({"x": None}, "a value is missing"),
+        ({"x": [[[[[[[[[1]]]]]]]]]}, "'x' has lists in lists, 9 deep, and 8 are read"),
         ({"image_path": ["a.png"]}, "has to be the path of one image"),
         ({"image_path": 1}, "has to be the path of one image"),
         ({"image_path": "a.png", "image": 1}, "has both 'image' and 'image_path'"),

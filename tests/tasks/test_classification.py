@@ -411,6 +411,8 @@ def test_metrics_stand_in_the_order_of_a_report():
         ("top0_accuracy", (4,), (2, 3), "unknown metric 'top0_accuracy'"),
         ("acuracy", (4,), (2, 3), "unknown metric 'acuracy'; did you mean 'accuracy'"),
         ("size", (4,), (2, 3), "unknown metric 'size'"),
+        ("output_cosine", (4,), (2, 1), "'output_cosine' does not apply to binary .*use kl_div"),
+        ("output_cosine", (4, 1), (2, 1), "'output_cosine' does not apply to binary|multi-label"),
     ],
 )
 def test_metrics_that_do_not_apply_say_what_does(name, targets, output, message):
@@ -678,6 +680,34 @@ def test_many_classes_keep_no_scores_unasked_and_can_be_judged_again():
     again = TASK.observed(targets, rows)
     for name, metric in bound.metrics.items():
         agree(again(name).summarize(rows[metric.observation]), value(bound, name, targets, scores))
+
+
+@pytest.mark.parametrize("occurring", [2, 4, 120])
+def test_of_many_classes_those_that_do_not_occur_change_no_judgement(occurring):
+    rng = np.random.default_rng(0)
+    targets = np.arange(600) % occurring
+    scores = rng.random((600, 200))
+    scores[np.arange(600), targets] += 0.9
+    scores[:, occurring:] = 0
+    bound = bind(targets, scores[:2])
+    asked = ("accuracy", "top5_accuracy", "top150_accuracy", "f1_macro", "precision_macro")
+    metrics = {name: bound.metric(name) for name in (*asked, "recall_macro", "mcc")}
+    rows = {m.observation: Rows(m.observe(scores, targets, None)) for m in metrics.values()}
+    again = TASK.observed(targets, rows)
+    for name, metric in metrics.items():
+        own = rows[metric.observation]
+        agree(again(name).summarize(own), metric.summarize(own))
+        np.testing.assert_array_equal(again(name).reach(own), metric.reach(own))
+
+
+def test_without_labels_a_lone_score_has_no_cosine():
+    spec = TensorSpec("y", "float32", (None, 1))
+    bound = TASK.bind(Build(recipe="dynamic"), (spec,), None, {"y": np.zeros((2, 1))})
+    assert "output_cosine" not in bound.metrics
+    with pytest.raises(UsageError, match="does not apply to binary classification"):
+        bound.metric("output_cosine")
+    with pytest.raises(UsageError, match="'accuracy' needs labels"):
+        bound.metric("accuracy")
 
 
 # ── calibration error ─────────────────────────────────────────────────────────────────────

@@ -180,6 +180,15 @@ def test_a_box_without_area_is_no_flip_against_itself():
     np.testing.assert_array_equal(changes(flat, flat, 0.25), [[0, 0, 1]])
 
 
+def test_boxes_beyond_all_numbers_find_nothing():
+    truth = scenes.targets([[[0, 5, 5, 9, 9]]])
+    endless = scenes.detections([[[0, 0.9, -1e300, -1e300, 1e300, 1e300]] * 2])
+    bound = scenes.bind(scenes.EMPTY, truth, preprocess={"resize": {"size": [1, 1]}})
+    assert summed(bound.metric("map"), endless, truth) == 0
+    then = scenes.detections([[[0, 0.9, 5, 5, 9, 9]]])
+    assert summed(bound.metric("box_flips"), endless, truth, then) == 3
+
+
 def test_without_boxes_of_fp32_the_share_of_flips_is_undefined():
     nothing, one = scenes.detections([[]]), scenes.detections([[[0, 0.9, 0, 0, 5, 5]]])
     assert math.isnan(summed(scenes.bind(scenes.EMPTY).metric("box_flips"), one, None, nothing))
@@ -249,6 +258,7 @@ def test_an_image_that_is_smaller_than_the_crop():
         ((4, Y1), -1.5, "expected a box within its image"),
         ((4, X1), np.nan, "expected finite numbers"),
         ((4, AREA), -1, "expected an area of 0 or more"),
+        ((4, AREA), 322 * 322 + 1, "and of its image at most"),
         ((4, CROWD), 0.5, "expected 0 or 1 as its crowd"),
         ((3, CLASS), 0, "expected the image itself"),
         ((3, X2), 320.5, "expected the image itself"),
@@ -260,6 +270,12 @@ def test_a_wrong_row_is_named(place, value, said):
     where = f"example 1 (counting from 0), row {place[0] - 3}, is ("
     with pytest.raises(DataError, match=rf"{re.escape(where)}.*{re.escape(said)}"):
         scenes.bind(scenes.EMPTY, truth, classes=("cat", "dog"))
+
+
+def test_a_class_that_no_model_has_is_named_and_not_counted_up_to():
+    truth = scenes.targets([[[10**12, 5, 5, 9, 9]]])
+    with pytest.raises(DataError, match="expected a class, 0 to 99999, in its first column"):
+        scenes.bind(scenes.EMPTY, truth)
 
 
 def test_a_pixel_beyond_the_image_is_forgiven():

@@ -189,8 +189,17 @@ def test_boxes_scores_labels_leave_padding_out():
     fewer = scenes.bind(outputs, decode=scenes.LISTED | {"most": 2, "score": 0.75}).decode(outputs)
     close(fewer, LEFT)
     strange = outputs | {"labels": outputs["labels"] + 2}
-    with pytest.raises(EvaluationError, match="as a label; expected 0 to 1"):
+    with pytest.raises(EvaluationError, match="expected a whole number, 0 to 1, or −1"):
         scenes.bind(outputs, classes=("cat", "dog")).decode(strange)
+
+
+def test_labels_are_whole_numbers_once_they_are_read():
+    outputs = scenes.as_listed(np.array([[[1, 0.9, 5, 5, 9, 9]]]))
+    nearly = outputs | {"labels": np.array([[1.0002]], np.float32)}
+    found = scenes.bind(nearly).decode(nearly)
+    assert found.values[0, 0] == 1
+    with pytest.raises(EvaluationError, match="expected a whole number, 0 to 99999"):
+        scenes.bind(outputs).decode(outputs | {"labels": np.array([[1e300]])})
 
 
 MISFITS = [

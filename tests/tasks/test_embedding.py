@@ -114,6 +114,13 @@ def test_a_label_that_occurs_once_is_not_found():
     assert value("ndcg2", ["a", "a", "b"], vectors, "vectors") == pytest.approx(2 / 3)
 
 
+@pytest.mark.parametrize("name", ["recall1", "ndcg3"])
+def test_among_examples_of_one_label_whatever_is_found_is_right_so_that_it_has_no_value(name):
+    collapsed = np.ones((8, 2))
+    assert math.isnan(value(name, [3] * 8, collapsed, "vectors"))
+    assert value(name, [3] * 7 + [4], collapsed, "vectors") < 1
+
+
 def test_too_few_to_have_k_others_have_no_value():
     labels, vectors = np.arange(10) % 2, RNG.normal(size=(10, 3))
     assert math.isnan(value("recall10", labels, vectors, "vectors"))

@@ -101,7 +101,12 @@ def test_a_target_that_is_no_number_is_named():
 
 def test_metrics_and_decoders_are_asked_by_name():
     bound = bind([0.0, 1.0], np.zeros(2))
-    assert list(bound.metrics) == ["rmse", "mae", "r2", "output_cosine", "sqnr"]
+    assert list(bound.metrics) == ["rmse", "mae", "r2", "sqnr"]
+    pair = bind(np.zeros((2, 2)), np.zeros((2, 2)))
+    assert list(pair.metrics) == ["rmse", "mae", "r2", "output_cosine", "sqnr"]
+    for targets in ([0.0, 1.0], None):  # the sign of one number tells nothing of INT8
+        with pytest.raises(UsageError, match="'output_cosine' does not apply to regression"):
+            bind(targets, np.ones((2, 1))).metric("output_cosine")
     with pytest.raises(UsageError, match="unknown metric 'quantile_loss_0'"):
         bound.metric("quantile_loss_0")
     with pytest.raises(UsageError, match="does not read `outputs`: delete it"):

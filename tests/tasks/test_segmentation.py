@@ -164,6 +164,13 @@ def test_pixels_without_a_class_are_named():
         bind(targets.astype(float), np.zeros((2, 4, 2, 2)))
 
 
+def test_no_class_has_the_number_of_what_counts_for_nothing():
+    many = np.zeros((1, 256, 1, 2), np.float32)
+    bind(np.array([[[0, 254]]]), many)
+    with pytest.raises(DataError, match="of the 256 classes one has that number"):
+        bind(np.array([[[0, 255]]]), many)
+
+
 def test_class_numbers_need_names_and_floats_are_none():
     with pytest.raises(UsageError, match=r"name all of them in `build\.classes`"):
         bind(None, np.zeros((2, 4, 4), int), decode="classes")

@@ -5,8 +5,6 @@ Data: the UCI "Optical Recognition of Handwritten Digits" test set as scikit-lea
 duplicates, if there were any, stay on one side.
 """
 
-import logging
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,6 +13,7 @@ import numpy as np
 
 from gate.examples import policies
 from gate.examples.digits import FOLDER, villains
+from gate.examples.export import exported
 
 CLASSES = 10
 TRAIN, CALIBRATION = 597, 200  # the other 1000 are held out
@@ -95,23 +94,7 @@ def export(model: Any) -> Any:
     """The module as an ONNX ModelProto with a free batch dimension."""
     import torch
 
-    logging.getLogger("torch").setLevel(logging.ERROR)  # it warns of torchvision
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch's own deprecations
-        program = torch.onnx.export(
-            model,
-            (torch.zeros(2, 1, 8, 8),),
-            dynamo=True,
-            input_names=["image"],
-            output_names=["logits"],
-            dynamic_shapes=({0: torch.export.Dim("batch")},),
-            verbose=False,
-        )
-    proto = program.model_proto
-    del proto.metadata_props[:]
-    for node in proto.graph.node:
-        del node.metadata_props[:]  # absolute paths of the exporting machine
-    return proto
+    return exported(model, (torch.zeros(2, 1, 8, 8),), ["image"], ["logits"])
 
 
 def write_models(folder: Path) -> None:

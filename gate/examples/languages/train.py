@@ -8,8 +8,6 @@ helps little.
 """
 
 import json
-import logging
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from gate.examples import policies
+from gate.examples.export import exported
 from gate.examples.languages import FOLDER, MODEL
 
 LANGUAGES = (
@@ -209,26 +208,9 @@ def export(model: Any) -> Any:
     """The module as an ONNX ModelProto with a free batch dimension."""
     import torch
 
-    logging.getLogger("torch").setLevel(logging.ERROR)  # it warns of torchvision
-    batch = torch.export.Dim("batch")
     # one tensor given twice would be taken for one input
     given = tuple(torch.ones(2, LENGTH, dtype=torch.int64) for _ in range(2))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch's own deprecations
-        program = torch.onnx.export(
-            model,
-            given,
-            dynamo=True,
-            input_names=["input_ids", "attention_mask"],
-            output_names=["logits"],
-            dynamic_shapes=({0: batch}, {0: batch}),
-            verbose=False,
-        )
-    proto = program.model_proto
-    del proto.metadata_props[:]
-    for node in proto.graph.node:
-        del node.metadata_props[:]  # absolute paths of the exporting machine
-    return proto
+    return exported(model, given, ["input_ids", "attention_mask"], ["logits"])
 
 
 # ── files ─────────────────────────────────────────────────────────────────────────────────

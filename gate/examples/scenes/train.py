@@ -6,8 +6,6 @@ them, turned and enlarged, none hiding another. Every digit stands in one split,
 held-out digit in one scene, so that scenes are independent of each other.
 """
 
-import logging
-import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +14,7 @@ import numpy as np
 
 from gate import boxes
 from gate.examples import policies
+from gate.examples.export import exported
 from gate.examples.scenes import FOLDER, MODEL
 from gate.values import Ragged
 
@@ -207,23 +206,7 @@ def export(model: Any) -> Any:
     """The module as an ONNX ModelProto with a free batch dimension."""
     import torch
 
-    logging.getLogger("torch").setLevel(logging.ERROR)  # it warns of torchvision
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch's own deprecations
-        program = torch.onnx.export(
-            model,
-            (torch.zeros(2, 1, SIDE, SIDE),),
-            dynamo=True,
-            input_names=["image"],
-            output_names=["heatmap", "box"],
-            dynamic_shapes=({0: torch.export.Dim("batch")},),
-            verbose=False,
-        )
-    proto = program.model_proto
-    del proto.metadata_props[:]
-    for node in proto.graph.node:
-        del node.metadata_props[:]  # absolute paths of the exporting machine
-    return proto
+    return exported(model, (torch.zeros(2, 1, SIDE, SIDE),), ["image"], ["heatmap", "box"])
 
 
 # ── files ─────────────────────────────────────────────────────────────────────────────────
