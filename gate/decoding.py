@@ -107,7 +107,7 @@ def _alike(whole: Values, parted: Values) -> bool:
         whole, parted = whole.values, parted.values
     one, other = np.asarray(whole), np.asarray(parted)
     if one.dtype.kind in "OU":
-        return one.tolist() == other.tolist()
+        return bool(one.tolist() == other.tolist())
     # kernels may add in another order in a batch of another size
     return bool(np.allclose(one, other, rtol=_CLOSE, atol=_CLOSE, equal_nan=True))
 
