@@ -22,6 +22,7 @@ from gate.sources import Preprocess
 from gate.tasks import BoundTask, Task
 from gate.tasks import _agreement as agreement
 from gate.tasks import _binding as binding
+from gate.tasks._by_class import by_class
 from gate.tasks._detection_decode import DECODERS, MOST_CLASSES
 from gate.tasks._detection_match import ROW, changes, differing, matched, moved
 from gate.tasks._detection_summary import Asked, summarize
@@ -127,6 +128,7 @@ class Detection:
             decode=head.decode,
             metrics=metrics,
             metric=partial(_metric, scene, metrics),
+            parts=partial(by_class, "mAP", "boxes", names, partial(_averages, len(names))),
             tell=partial(_tell, scene),
             apart=partial(_apart, scene),
         )
@@ -157,6 +159,15 @@ def _listed(scene: _Scene, found: Array) -> str:
 def _apart(scene: _Scene, fp32: Ragged, int8: Ragged) -> Array:
     """(N,): how far two models are apart, by the score of a box."""
     return moved(int8, fp32, scene.least)
+
+
+def _averages(classes: int, rows: Rows) -> list[float]:
+    """mAP of each class; NaN where it has no true box."""
+    assert isinstance(rows.values, Ragged)
+    values = rows.values.values
+    numbers = np.where(values[:, 0] < 0, -1 - values[:, 0], values[:, 0])  # of true boxes, too
+    parts = (values[numbers == one] for one in range(classes))
+    return [summarize(Asked(), Rows(Ragged(part, np.array([0, len(part)])))) for part in parts]
 
 
 def _numbers(classes: int | None, targets: Values | None) -> tuple[str, ...]:

@@ -33,6 +33,7 @@ from gate.policy import Build
 from gate.tasks import BoundTask, Task
 from gate.tasks import _agreement as agreement
 from gate.tasks import _binding as binding
+from gate.tasks._by_class import by_class
 from gate.tasks._summaries import observing, of_changes
 from gate.values import Array, Rows, TensorSpec, Values
 
@@ -88,6 +89,7 @@ class Segmentation:
             decode=partial(_decode, output=output, problem=problem),
             metrics=metrics,
             metric=partial(_metric, problem, metrics),
+            parts=partial(by_class, "IoU", "area", problem.names, _ious),
         )
 
     def observed(self, targets: Values | None, rows: Mapping[str, Rows]) -> Callable[[str], Metric]:
@@ -293,6 +295,13 @@ def _flawed(rows: Rows) -> Array:
 def _miou(hits: Array, predicted: Array, actual: Array) -> float:
     occurs = predicted + actual > 0
     return float((hits[occurs] / (predicted + actual - hits)[occurs]).mean())
+
+
+def _ious(rows: Rows) -> list[float]:
+    """IoU of each class; NaN where it is nowhere."""
+    hits, predicted, actual = np.split(rows.flat.sum(axis=0), 3)
+    union = predicted + actual - hits
+    return [float(i / u) if u else float("nan") for i, u in zip(hits, union, strict=True)]
 
 
 def _dice(hits: Array, predicted: Array, actual: Array) -> float:

@@ -13,9 +13,8 @@ from support import scenes
 from gate import tasks
 from gate.boxes import AREA, CLASS, CROWD, X1, X2, Y1
 from gate.errors import DataError, UsageError
-from gate.metrics import Traits
 from gate.tasks._detection_match import changes
-from gate.values import Ragged, Rows, joined
+from gate.values import Evaluation, Ragged, Rows, joined
 
 TASK = tasks.get("detection")
 
@@ -203,7 +202,7 @@ def test_metrics_of_labels_say_that_there_are_none():
 
 def test_metrics_by_class_know_the_classes():
     bound = scenes.bind(scenes.EMPTY, scenes.scenes(), classes=("cat", "dog"))
-    assert TASK.traits("map_class_cat") == Traits()
+    assert TASK.traits("map_class_cat") == TASK.traits("map")
     with pytest.raises(UsageError, match="unknown class 'cow'"):
         bound.metric("map_class_cow")
     with pytest.raises(UsageError, match="unknown metric 'map60'"):
@@ -303,3 +302,28 @@ def test_batches_of_any_order_join_to_the_whole():
         rows = joined([metric.observe(found[part], truth[part], None) for part in parts])
         assert len(rows) == 41
         assert metric.summarize(Rows(rows)) == summed(metric, found, truth)
+
+
+def test_the_classes_that_lose_most_are_told_the_worst_first():
+    """Each by the mAP that its own metric has."""
+    truth = scenes.scenes(classes=2)
+    bound = scenes.bind(scenes.EMPTY, truth, classes=("cat", "dog"))
+    sides = []
+    for by in (1.0, 9.0):
+        raw = scenes.seen(truth, by=by, seed=5, classes=2)
+        found = scenes.detections([entry[entry[:, 1] > 0] for entry in raw])
+        names = ("map", "map_class_cat", "map_class_dog")
+        metrics = [bound.metric(name) for name in names]
+        sides.append({m.observation: Rows(m.observe(found, truth, None)) for m in metrics})
+    ids = np.arange(len(truth)).astype(str)
+    (part,) = bound.parts(Evaluation(ids, truth, {}, None, *sides))
+    losses = {}
+    for name in ("cat", "dog"):
+        metric = bound.metric(f"map_class_{name}")
+        values = [metric.summarize(side[metric.observation]) for side in sides]
+        losses[name] = (values[0] - values[1], *values)
+    expected = sorted(losses, key=lambda name: -losses[name][0])
+    assert [row[0] for row in part.rows] == [name for name in expected if losses[name][0] > 0]
+    for name, fp32, int8, drop in part.rows:
+        shown = [float(cell) for cell in (drop, fp32, int8)]
+        assert shown == pytest.approx(losses[name], abs=1e-4)

@@ -12,7 +12,7 @@ from hypothesis.extra.numpy import arrays
 from gate import tasks
 from gate.errors import DataError, UsageError
 from gate.policy import Build
-from gate.values import Rows, TensorSpec
+from gate.values import Evaluation, Rows, TensorSpec
 
 TASK = tasks.get("segmentation")
 RNG = np.random.default_rng(0)
@@ -188,3 +188,18 @@ def test_a_class_is_asked_for_by_name():
         bound.metric("iou_e")
     with pytest.raises(UsageError, match=r"'iou_a' needs labels.*by pixel_flips"):
         bind(None, np.zeros((2, 4, 4, 4)), classes=NAMES).metric("iou_a")
+
+
+def test_the_classes_that_lose_most_are_told_the_worst_first():
+    actual = np.array([[[0, 0, 1, 1], [2, 2, 2, 2]]])
+    fp32, int8 = actual.copy(), actual.copy()
+    int8[0, 0, 2:], int8[0, 1, 0] = 0, 3
+    sides = [{"area": rows("miou", actual, one)[1]} for one in (fp32, int8)]
+    bound = bind(actual, np.zeros((1, 2, 4), dtype=int), decode="classes", classes=NAMES)
+    (part,) = bound.parts(Evaluation(np.array(["x"]), actual, {}, None, *sides))
+    assert part.rows == (
+        ("b", "1.0000", "0.0000", "1.0000"),
+        ("a", "1.0000", "0.5000", "0.5000"),
+        ("c", "1.0000", "0.7500", "0.2500"),
+    )
+    assert not [*bound.parts(Evaluation(np.array(["x"]), actual, {}, None, sides[0], sides[0]))]
