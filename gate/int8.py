@@ -221,7 +221,7 @@ def observed(
         calibration,
         tensors,
         fixed=data.fixed_batch(candidate),
-        threads=run.threads,
+        threads=max(1, run.threads - 1),  # one counts, which takes long, what the others compute
     )
     return calibrate.observe(runner.views, batches, tensors)
 
@@ -236,8 +236,7 @@ def _exposed(
     threads: int,
 ) -> tuple[Exposed, Iterator[Batch]]:
     """The model with these tensors as outputs, and batches that it has the memory for."""
-    others = max(1, threads - 1)  # one thread counts what the others computed
-    runner = backend.open_exposed(fp32, tensors, threads=others)
+    runner = backend.open_exposed(fp32, tensors, threads=threads)
     batches = calibrate.batches(
         calibration,
         fixed=fixed,
