@@ -10,6 +10,8 @@ from typing import Any, NoReturn
 
 import click
 
+from gate.commands._promote_cli import RELEASES
+from gate.commands._releases_cli import compare, rebase, watch
 from gate.errors import EXIT_ERROR, EXIT_INTERRUPTED, EXIT_USAGE, GateError
 
 EPILOG = (
@@ -64,6 +66,7 @@ def cli() -> None:
 @click.option("--format", "formats", multiple=True, help="Report on stdout: text, markdown, …")
 @click.option("--threads", type=click.IntRange(min=1), help="Of one inference; default: all.")
 @click.option("--trust", is_flag=True, help="Allow formats that run code on load (.pt2).")
+@click.option("--bootstrap", is_flag=True, help="A first release, with none before it.")
 @plugged
 def run(policies: tuple[str, ...], **options: Any) -> int:
     """Gate a candidate: quantize it, measure it, decide, and record all of it."""
@@ -167,6 +170,7 @@ def diagnose(record: Path, format_: str, **options: Any) -> int:
 @click.option("--tracker", default="mlflow", show_default=True, help="mlflow or none.")
 @click.option("--threads", type=click.IntRange(min=1), help="Of one inference; default: all.")
 @click.option("--trust", is_flag=True, help="Allow formats that run code on load (.pt2).")
+@click.option("--bootstrap", is_flag=True, help="As gate run.")
 @click.option(
     "--format", "format_", type=click.Choice(["text", "json"]), default="text", show_default=True
 )
@@ -187,16 +191,29 @@ def recover(policy: str, format_: str, **options: Any) -> int:
 
 
 @cli.command()
-@click.argument("model")
+@click.argument("model", nargs=-1, metavar="[MODEL | import FOLDER]")
+@click.option("--metric", help="A metric, or a budget by its id; default: the first budget.")
+@click.option("--slice", "slice_", metavar="COLUMN=VALUE", help="Default: the whole set.")
+@click.option(
+    "--format",
+    "format_",
+    type=click.Choice(["text", "json", "csv", "html"]),
+    default="text",
+    show_default=True,
+)
+@click.option("--out", type=MODEL_FOLDER, help="Write it to this file.")
 @click.option("--tracker", default="mlflow", show_default=True)
-def history(model: str, tracker: str) -> int:
-    """Degradation over the versions of a model."""
-    from gate import trackers
-    from gate.commands.history import history as past
-    from gate.commands.history import render
+def history(model: tuple[str, ...], tracker: str, **options: Any) -> int:
+    """Degradation over the versions of a MODEL, drift, and what is left of its budgets.
 
-    click.echo(render(past(trackers.get(tracker), model)), nl=False)
-    return 0
+    Without MODEL the newest release of every model, worst first. `import FOLDER` sends the records
+    below FOLDER to the tracker; those that it has stay as they are.
+    """
+    from gate.commands.history import command
+
+    told, code = command(model, tracker, **options)
+    click.echo(told, nl=False)
+    return code
 
 
 @cli.command()
@@ -300,6 +317,10 @@ def demo(out: Path | None, train: bool, every: bool) -> int:
     from gate.commands.demo import demo as run_demo
 
     return run_demo(out, train=train, every=every)
+
+
+for _release in (*RELEASES, compare, rebase, watch):
+    cli.command()(plugged(_release))
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:

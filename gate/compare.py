@@ -19,13 +19,16 @@ from gate.policy import Budget, slice_label
 from gate.records import Comparison, Measured, Rounds
 from gate.slices import Sample, samples
 from gate.stopping import Early
-from gate.values import Array, Evaluation
+from gate.values import Array, Evaluation, Rows
 
 __all__ = ["EXACT_NUMBER", "POINT_ESTIMATE", "UNDEFINED", "compare_budgets", "describe"]
 
 EXACT_NUMBER = "exact number"
+FIRST_RELEASE = "not judged: a first release has none before it to be held against (--bootstrap)"
+FP32 = "fp32"
 _Metrics = Mapping[str, Metric | ArtifactMetric]
 _Artifacts = Mapping[str, tuple[float | None, float]]
+_Releases = Mapping[str, Mapping[str, float]]
 
 
 # ── the two entrances ─────────────────────────────────────────────────────────────────────
@@ -41,6 +44,8 @@ def compare_budgets(
     fail_alpha: float | None = None,
     early: Early | None = None,
     rounds: Mapping[str, Rounds] | None = None,
+    releases: _Releases = MappingProxyType({}),
+    bootstrap: bool = False,
 ) -> tuple[Measured, ...]:
     """Measure every budget, `each` once for every value of its column, in the policy's order.
 
@@ -53,6 +58,8 @@ def compare_budgets(
         fail_alpha: that of a FAIL, where a ledger has made the one of a PASS smaller.
         rounds: timed metrics by name, one value a round.
         early: what looking while evaluating found, where the policy allowed to stop early.
+        releases: `production` and `anchor` to that release's own artifact metrics, by name.
+        bootstrap: whether there is no earlier release yet, so that none can be held against.
 
     Raises:
         EvaluationError: a budget that this version cannot judge, a column that is not there, or
@@ -62,18 +69,19 @@ def compare_budgets(
     if not 0 < alpha < 0.5:  # noqa: PLR2004
         raise ValueError(f"alpha must lie between 0 and 0.5, not {alpha}")
     drafts: list[tuple[Budget, Sample, Draft | str]] = []
-    evidence = _Evidence(evaluation, artifacts, early, rounds or {})
+    evidence = _Evidence(evaluation, artifacts, early, rounds or {}, releases)
     for budget in budgets:
         metric = metrics.get(budget.metric)
         if metric is not None:
             demand_judgeable(budget, metric)
         for sample in evidence.samples(budget):
             found = sample.missing or _draft(budget, sample, metric, evidence)
-            drafts.append((budget, sample, found))
+            excused = bootstrap and budget.against not in evidence.known
+            drafts.append((budget, sample, FIRST_RELEASE if excused else found))
     tested = sum(not isinstance(draft, str) and draft.is_tested for _, _, draft in drafts)
     alpha_fail = (fail_alpha or alpha) / max(tested, 1)
     return tuple(
-        Measured(budget, sample.label, None, reason=draft)
+        Measured(budget, sample.label, None, reason=draft, excused=draft is FIRST_RELEASE)
         if isinstance(draft, str)
         else Measured(budget, sample.label, _comparison(draft, alpha, alpha_fail))
         for budget, sample, draft in drafts
@@ -85,8 +93,12 @@ def describe(
     metrics: Sequence[Metric | ArtifactMetric],
     artifacts: _Artifacts,
     alpha: float,
+    *,
+    against: str = FP32,
 ) -> tuple[Comparison, ...]:
     """Compare metrics that no budget is about, on the whole set, for reading: no p-values.
+
+    `against` is fp32, or a release of `evaluation.releases`.
 
     Proportions get Tango's interval and rates Clopper and Pearson's. All others, and all where
     examples share a unit, are point estimates. Artifact metrics that were not measured are left
@@ -96,10 +108,31 @@ def describe(
     evidence = _Evidence(evaluation, artifacts)
     for metric in metrics:
         if isinstance(metric, Metric):
-            drafts.append(shown(evidence.pairs(metric, Sample())))
+            drafts.append(_held(shown(evidence.pairs(metric, Sample(), against)), against))
         elif metric.name in artifacts:
             drafts.append(Draft(_exact_number(metric, *artifacts[metric.name])))
     return tuple(_comparison(draft, alpha, alpha) for draft in drafts)
+
+
+def describe_others(
+    judged: Sequence[Comparison],
+    evaluation: Evaluation,
+    metrics: _Metrics,
+    artifacts: _Artifacts,
+    alpha: float,
+) -> tuple[Comparison, ...]:
+    """What `judged` does not tell of the whole set: against FP32, and against earlier releases."""
+    known = {(found.metric, found.against) for found in judged if found.slice is None}
+
+    def rest(against: str) -> list[Metric | ArtifactMetric]:
+        return [metric for name, metric in metrics.items() if (name, against) not in known]
+
+    shown = [*describe(evaluation, rest(FP32), artifacts, alpha)]
+    for against, rows in evaluation.releases.items():
+        kept = [m for m in rest(against) if isinstance(m, Metric) and m.observation in rows]
+        held = [metric for metric in kept if not metric.relative]
+        shown += describe(evaluation, held, {}, alpha, against=against)
+    return tuple(shown)
 
 
 def _comparison(draft: Draft, alpha: float, alpha_fail: float) -> Comparison:
@@ -124,18 +157,23 @@ def _draft(
     broken = next(iter(evidence.evaluation.problems.values()), None)
     if isinstance(metric, ArtifactMetric) and metric.name in evidence.rounds:
         return broken or timed(budget, metric, evidence.rounds[metric.name])
+    if budget.against not in evidence.known:
+        return f"there is no {budget.against} to hold {budget.metric} against"
     if isinstance(metric, ArtifactMetric) and metric.name in evidence.artifacts:
-        return broken or _artifact(budget, metric, *evidence.artifacts[metric.name])
-    if not isinstance(metric, Metric) or not _observed(metric, evidence.evaluation):
+        before, after = evidence.artifacts[metric.name]
+        if budget.against != FP32:
+            before = evidence.releases[budget.against].get(metric.name)
+        return broken or _held(_artifact(budget, metric, before, after), budget.against)
+    if not isinstance(metric, Metric) or not evidence.observed(metric, budget.against):
         return f"{budget.metric} was not measured"
     looks = evidence.early.looks if evidence.early else {}
     draft = judged(
         budget,
-        evidence.pairs(metric, sample),
+        evidence.pairs(metric, sample, budget.against),
         looks.get((budget.id, sample.label)),
         stopped=evidence.early is not None and evidence.early.stopped,
     )
-    draft = Draft(draft.fields | {"slice": sample.label}, draft.method)
+    draft = _held(Draft(draft.fields | {"slice": sample.label}, draft.method), budget.against)
     if draft.method is None or draft.fields["n"] >= budget.min_examples:
         return draft
     return draft.untested(
@@ -143,8 +181,8 @@ def _draft(
     )
 
 
-def _observed(metric: Metric, evaluation: Evaluation) -> bool:
-    return all(metric.observation in rows for rows in (evaluation.fp32, evaluation.int8))
+def _held(draft: Draft, against: str) -> Draft:
+    return Draft(draft.fields | {"against": against}, draft.method)
 
 
 class _Evidence:
@@ -156,8 +194,11 @@ class _Evidence:
         artifacts: _Artifacts,
         early: Early | None = None,
         rounds: Mapping[str, Rounds] = MappingProxyType({}),
+        releases: _Releases = MappingProxyType({}),
     ) -> None:
         self.rounds = rounds
+        self.releases = releases
+        self.known = {FP32, *evaluation.releases}
         self.early = early
         self.evaluation = evaluation
         self.artifacts = artifacts
@@ -165,7 +206,7 @@ class _Evidence:
         self._rank = np.argsort(np.argsort(evaluation.ids, kind="stable"), kind="stable")
         self._clustered = is_clustered(evaluation.unit)
         self._samples: dict[tuple[str | None, str], tuple[Sample, ...]] = {}
-        self._cut: dict[tuple[str, str | None], Pairs] = {}
+        self._cut: dict[tuple[str, str | None, str], Pairs] = {}
 
     def samples(self, budget: Budget) -> tuple[Sample, ...]:
         """As `slices.samples`, cut once for all budgets on the same slices."""
@@ -174,25 +215,35 @@ class _Evidence:
             self._samples[key] = tuple(samples(budget, self.evaluation))
         return self._samples[key]
 
-    def pairs(self, metric: Metric, sample: Sample) -> Pairs:
-        """One metric's rows on the examples of `sample`."""
-        key = metric.name, sample.label
+    def observed(self, metric: Metric, against: str) -> bool:
+        """Whether there are rows of both models for a metric."""
+        sides = self._reference(against), self.evaluation.int8
+        return all(metric.observation in rows for rows in sides)
+
+    def pairs(self, metric: Metric, sample: Sample, against: str) -> Pairs:
+        """One metric's rows on the examples of `sample`, INT8's and those it is held against."""
+        key = metric.name, sample.label, against
         if key not in self._cut:
-            self._cut[key] = self._pairs(metric, sample.index)
+            self._cut[key] = self._pairs(metric, sample.index, against)
         return self._cut[key]
 
-    def _pairs(self, metric: Metric, index: Array | None) -> Pairs:
+    def _reference(self, against: str) -> Mapping[str, Rows]:
+        found = self.evaluation
+        return found.fp32 if against == FP32 else found.releases[against]
+
+    def _pairs(self, metric: Metric, index: Array | None, against: str) -> Pairs:
         found = self.evaluation
         chosen = np.arange(len(found.ids)) if index is None else index
         chosen = chosen[np.argsort(self._rank[chosen])]
         units = found.unit if self._clustered and found.unit is not None else found.ids
         return Pairs(
             metric=metric,
-            fp32=found.fp32[metric.observation].take(chosen),
+            fp32=self._reference(against)[metric.observation].take(chosen),
             int8=found.int8[metric.observation].take(chosen),
             units=units[chosen],
             clustered=self._clustered,
             problem=found.problems.get(metric.observation),
+            against=against,
         )
 
 

@@ -14,6 +14,7 @@ from gate.evidence import can_fail, examples_needed, is_inside, number, provable
 from gate.policy import Budget
 from gate.records import Comparison, Finding, GateRecord, Measured, Outcome, Verdict
 from gate.statistics import clopper_pearson, holm, jackknife, latency, sequential
+from gate.wording import side_name
 
 _DUST = 1e-12
 _LARGE = 1000
@@ -50,7 +51,7 @@ def decide(
         raise EvaluationError("no budget was measured, so nothing can be decided: name a budget")
     harms, errors = _adjusted(measured), (alpha, fail_alpha or alpha)
     family = sum(map(_is_sampled, measured))
-    blind = not any(_is_looked_at(one) for one in measured)
+    blind = not any(map(_is_looked_at, measured))
     findings = tuple(
         _point(one, alpha) if point else _warned(_finding(one, harm, errors), one, errors, family)
         for one, harm in zip(measured, harms, strict=True)
@@ -80,6 +81,7 @@ def measured_of(record: GateRecord) -> tuple[Measured, ...]:
             slice=finding.slice,
             comparison=finding.comparison,
             reason=finding.reason if finding.comparison is None else None,
+            excused=finding.comparison is None and record.lacks(budgets[finding.budget].against),
         )
         for finding in record.verdict.findings
     )
@@ -110,6 +112,8 @@ def _is_sampled(one: Measured) -> bool:
 
 def _is_looked_at(one: Measured) -> bool:
     """Whether anything could come of it: a slice below `min_examples` is listed and no more."""
+    if one.excused:
+        return False
     return one.comparison is None or not _is_small(one.budget, one.comparison)
 
 
@@ -126,7 +130,7 @@ def _finding(one: Measured, harm: float, errors: tuple[float, float]) -> Finding
         reason += _could(one, possible)
     # `min_examples` is for slices: a whole set that is too small judges nothing
     unjudged = found is not None and one.slice is None and _is_small(one.budget, found)
-    blocks = outcome == "fail" or unproven or unjudged
+    blocks = (outcome == "fail" or unproven or unjudged) and not one.excused
     return Finding(
         budget=one.budget.id,
         slice=one.slice,
@@ -202,7 +206,8 @@ def _outcome(
     budget, found = one.budget, one.comparison
     alpha, fail_alpha = errors
     if found is None:
-        return "fail", one.reason or f"{budget.metric} was not measured", None
+        outcome: Outcome = "inconclusive" if one.excused else "fail"
+        return outcome, one.reason or f"{budget.metric} was not measured", None
     if _is_small(budget, found) and None not in (found.reference, found.int8):
         return "inconclusive", _too_small(budget, found), None
     undefined = _why_undefined(found)
@@ -308,11 +313,11 @@ def _change(found: Comparison) -> str:
     if found.quantity == "value":
         return f"is {_amount(found, amount)}"
     if found.quantity == "ratio":
-        return f"is {_amount(found, amount)} times FP32's"
+        return f"is {_amount(found, amount)} times {side_name(found.against)}'s"
     if amount == 0 or found.reference is None or found.int8 is None:
         return "does not change" if amount == 0 else f"loses {_amount(found, amount)}"
     verb = "drops" if found.int8 < found.reference else "rises"
-    of = " of FP32's" if found.quantity == "relative_drop" else ""
+    of = f" of {side_name(found.against)}'s" if found.quantity == "relative_drop" else ""
     return f"{verb} {_amount(found, abs(amount))}{of}"
 
 
@@ -332,7 +337,9 @@ def _around(found: Comparison, alpha: float) -> str:
 
 
 def _subject(found: Comparison) -> str:
-    return f"{found.metric} on {found.slice}" if found.slice else found.metric
+    where = f" on {found.slice}" if found.slice else ""
+    against = "" if found.against == "fp32" else f" against {side_name(found.against)}"
+    return found.metric + where + against
 
 
 def _limit(budget: Budget, found: Comparison) -> str:

@@ -12,6 +12,7 @@ A degraded model is never an exception: it is a `Verdict`. ::
     ├── EvaluationError        4   a model failed on the data, or FP32 gave NaN
     │   └── BaselineError      4   FP32 is not what training reported
     ├── PluginError            4   the code of a `--plugin` raised
+    ├── ReleaseError           4   a release is not there, not what was judged, or not proven
     ├── RecordError            4   a record is missing, damaged or of another schema
     └── TrackerError           4   the tracker refused or cannot be reached
 """
@@ -102,6 +103,10 @@ class BaselineError(EvaluationError):
 
 class PluginError(GateError):
     """The code of a plugin raised; the message says at which line of which file."""
+
+
+class ReleaseError(GateError):
+    """A release to hold against, or to promote, is gone, changed, or backed by no PASS."""
 
 
 class RecordError(GateError):

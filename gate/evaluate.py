@@ -119,6 +119,32 @@ def evaluate(
     return Evaluated(whole, _joined(collected.sample), why if done < len(split) else None)
 
 
+def observe_alone(
+    give: Give,
+    split: Split,
+    *,
+    task: BoundTask,
+    metrics: Mapping[str, Metric],
+    batch_size: int,
+    who: str,
+    progress: Callable[[int], None],
+) -> dict[str, Rows]:
+    """One model's rows by observation name, in the split's order, for metrics of one model alone.
+
+    Raises:
+        EvaluationError: the model fails, or gives NaN or Inf; it is called `who`.
+    """
+    observed = {metric.observation: metric for metric in metrics.values()}
+    parts: dict[str, list[Values]] = {name: [] for name in observed}
+    for batch in split.batches(batch_size):
+        scores = _scores(task, give(batch), batch)
+        _demand_finite(scores, batch, who)
+        for name, metric in observed.items():
+            parts[name].append(metric.observe(scores, batch.targets, None))
+        progress(len(batch.ids))
+    return {name: Rows(rows) for name, rows in _joined(parts).items()}
+
+
 def _sampled(n: int, seed: int) -> Array:
     """(N,) of bool: the examples whose raw outputs are kept."""
     chosen = np.zeros(n, dtype=bool)
@@ -183,12 +209,12 @@ def _demand_shapes(outputs: Mapping[str, Array], first: Mapping[str, Array]) -> 
             )
 
 
-def _demand_finite(scores: Values, batch: Batch) -> None:
+def _demand_finite(scores: Values, batch: Batch, who: str = "the FP32 model") -> None:
     broken = batch.ids[~finite(scores)]
     if len(broken):
         named = ", ".join(broken[:_NAMED])
         raise EvaluationError(
-            f"the FP32 model gives NaN or Inf on {len(broken)} held-out examples of one batch "
+            f"{who} gives NaN or Inf on {len(broken)} held-out examples of one batch "
             f"(first ids: {named}): it is no baseline. Mend the model, or these examples"
         )
 
@@ -203,6 +229,7 @@ def _evaluation(split: Split, collected: _Collected, start: int, end: int) -> Ev
         targets=None if whole.targets is None else whole.targets[part],
         slices={name: values[part] for name, values in whole.slices.items()},
         unit=None if whole.unit is None else whole.unit[part],
+        content=None if whole.content is None else whole.content[part],
         fp32={name: Rows(rows) for name, rows in _joined(collected.fp32).items()},
         int8={name: Rows(rows) for name, rows in _joined(collected.int8).items()},
         own={name: Rows(rows) for name, rows in _joined(collected.own).items()},
@@ -239,6 +266,7 @@ def without_rows(split: Split) -> Evaluation:
         unit=split.unit,
         fp32={},
         int8={},
+        content=split.content,
     )
 
 

@@ -84,6 +84,7 @@ def facts(record: GateRecord) -> tuple[tuple[str, str], ...]:
         ("Held-out", _split(splits.held_out) + _seen_of(record)),
         *([("Calibration", _split(splits.calibration))] if splits.calibration else []),
         *(_seen(record) if not record.attested else ()),
+        *_earlier(record),
         *_plugins(record),
         ("FP32 check", _baseline(record)),
         *([("Lost where", _lost(record.costs))] if record.costs else []),
@@ -105,6 +106,22 @@ def _models(record: GateRecord) -> Iterator[tuple[str, str]]:
         text = f"{plain(reference.source)} (sha256 {wording.short(reference.sha256)})"
         yield "Reference", f"{text}: what INT8 is held against as FP32"
     yield "Recipe", _recipe(record.int8)
+
+
+_HOW = {
+    "stored": "by the rows that its own run left on these examples",
+    "stored, by content": "by the rows of those examples that its own held-out set still holds",
+    "evaluated": "by running its model on these examples",
+}
+
+
+def _earlier(record: GateRecord) -> Iterator[tuple[str, str]]:
+    """Releases of the past that INT8 was held against."""
+    for one in record.releases:
+        name = f"{plain(one.uri)} (INT8 {wording.short(one.int8_sha256)})"
+        yield one.against.capitalize(), f"{name}, {_HOW[one.rows]}"
+    if record.bootstrap:
+        yield "Bootstrap", "a first release: what is against an earlier one is not judged"
 
 
 def _plugins(record: GateRecord) -> Iterator[tuple[str, str]]:

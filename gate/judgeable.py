@@ -24,7 +24,9 @@ def unsupported(
         higher_is_better: the metric's direction.
     """
     if budget.against != "fp32":
-        return f"`against: {budget.against}` comes with a later version; compare with fp32"
+        why = _unsupported_release(budget, relative=relative, artifact=artifact)
+        if why is not None:
+            return why
     if artifact:
         return _unsupported_artifact(budget) or _wrong_way(budget, higher_is_better)
     if relative and budget.threshold not in ("at_least", "at_most"):
@@ -34,6 +36,24 @@ def unsupported(
         )
     share = _unsupported_share(budget, higher_is_better) if proportion else None
     return share or _wrong_way(budget, higher_is_better)
+
+
+def _unsupported_release(budget: Budget, *, relative: bool, artifact: bool) -> str | None:
+    """Of a release of the past there are rows, the size, and nothing that was timed here."""
+    against = f"`against: {budget.against}`"
+    if budget.threshold in ("at_least", "at_most"):
+        return (
+            f"`{budget.threshold}` is about the INT8 model's own {budget.metric}, whatever it is "
+            f"held against: delete {against}"
+        )
+    if relative:
+        return f"{budget.metric} compares INT8 with its own FP32: delete {against}"
+    if artifact and budget.metric != "size":
+        return (
+            f"{budget.metric} is measured on both models side by side, and the release of the "
+            f"past is not run for it: delete {against}"
+        )
+    return None
 
 
 def _unsupported_artifact(budget: Budget) -> str | None:

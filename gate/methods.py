@@ -45,7 +45,7 @@ def _judged(budget: Budget, pairs: Pairs) -> Draft:
     if budget.threshold in ("at_least", "at_most"):
         return _rate(pairs, fields, budget)
     if budget.threshold == "max_relative_drop":
-        return _relative_drop(fields, budget.limit)
+        return _relative_drop(fields, budget.limit, pairs.reference)
     return _drop(fields, budget.limit)
 
 
@@ -80,13 +80,13 @@ def _drop(fields: Fields, limit: float | None) -> Draft:
     return Draft(fields, Method(exact.METHOD, interval, p_values, bets))
 
 
-def _relative_drop(fields: Fields, limit: float) -> Draft:
+def _relative_drop(fields: Fields, limit: float, side: str) -> Draft:
     """Without a reference success a relative drop has no value."""
     table: Counts = fields["counts"]
     right = table.both_right + table.lost
     fields = fields | {"quantity": "relative_drop"}
     if right == 0:
-        note = f"FP32 gets none of the {table.n} examples right: a relative drop has no value"
+        note = f"{side} gets none of the {table.n} examples right: a relative drop has no value"
         return Draft(fields | {"degradation": None, "method": UNDEFINED, "note": note})
     cells = table.both_right, table.lost, table.gained, table.n
     method = Method(

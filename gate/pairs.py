@@ -12,6 +12,7 @@ from gate.metrics import Metric
 from gate.records import Counts
 from gate.statistics import jackknife
 from gate.values import Array, Rows, finite
+from gate.wording import side_name
 
 POINT_ESTIMATE = "point estimate"
 UNDEFINED = "undefined"
@@ -67,6 +68,13 @@ class Pairs:
     """Whether examples share units."""
     problem: str | None
     """Why the INT8 rows are not finite."""
+    against: str = "fp32"
+    """Whose rows stand in the place of FP32's: `fp32`, `production`, `anchor`."""
+
+    @property
+    def reference(self) -> str:
+        """What INT8 is held against, in a sentence."""
+        return side_name(self.against)
 
     @cached_property
     def values(self) -> tuple[float | None, float | None]:
@@ -133,7 +141,7 @@ class Pairs:
     def _why(self) -> str:
         """Why there is no value."""
         if not finite(self.fp32.values).all():
-            return f"{self.metric.name} has no value: the FP32 model gives NaN or Inf"
+            return f"{self.metric.name} has no value: {self.reference} gives NaN or Inf"
         if self.problem is not None or not finite(self.int8.values).all():
             problem = self.problem or "the INT8 model gives NaN or Inf"
             return f"{self.metric.name} has no value: {problem}"

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from gate import backends, data, publish, timing, trackers
-from gate.compare import compare_budgets, describe
+from gate.compare import compare_budgets, describe, describe_others
 from gate.decide import decide
 from gate.errors import UsageError
 from gate.evaluate import (
@@ -27,11 +27,13 @@ from gate.metrics import (
     ArtifactMetric,
     Metric,
 )
+from gate.pairing import pair_all
 from gate.plugins import plugged_in
 from gate.policy_file import LoadedPolicy, load_policy
 from gate.preflight import preflight
 from gate.progress import Progress, Silent
 from gate.records import Comparison, Cost, GateRecord, ProcessInfo, Stage, Verdict
+from gate.release import releases, wanted
 from gate.run import Judged, Run, charge, write
 from gate.stopping import Early, Watch
 from gate.subject import Given, Subject, bring
@@ -78,6 +80,7 @@ def run_gate(
     example_inputs: Mapping[str, Array] | None = None,
     progress: Progress | None = None,
     plugins: Sequence[str | os.PathLike[str]] = (),
+    bootstrap: bool = False,
 ) -> Finished:
     """Quantize a candidate, measure it against its FP32 self, decide, and record all of it.
 
@@ -89,13 +92,13 @@ def run_gate(
         tracker: a key of `gate.trackers`.
         int8: an INT8 model made elsewhere, path or MLflow URI, instead of what the recipe makes.
         reference: FP32 to hold INT8 against instead of the candidate's own: dense for pruned.
-        fp32_outputs: npz or Parquet of what FP32 gave elsewhere, by id; then no model runs here.
-        int8_outputs: the same of INT8.
+        fp32_outputs, int8_outputs: npz or Parquet by id, of models that ran elsewhere.
         trust: allow candidate formats that can run code on load.
         threads: of one inference; default: every core.
         example_inputs: inputs by name, to trace a module with; default: from the policy's data.
         progress: told of each step.
         plugins: Python files that bring tasks, formats and decoders; trusted.
+        bootstrap: whether this is a first release, with none before it to be held against.
 
     Raises:
         GateError: the gate could not judge; `exit_code` says how the command line would exit.
@@ -110,10 +113,16 @@ def run_gate(
         trust=trust,
         example_inputs=example_inputs,
     )
-    told = progress or Silent()
     with plugged_in(map(Path, plugins)):
         return _run(
-            loaded, asked, stage=stage, out=out, tracker=tracker, threads=threads, progress=told
+            loaded,
+            asked,
+            stage=stage,
+            out=out,
+            tracker=tracker,
+            threads=threads,
+            progress=progress or Silent(),
+            bootstrap=bootstrap,
         )
 
 
@@ -126,6 +135,7 @@ def _run(
     tracker: str,
     threads: int | None,
     progress: Progress,
+    bootstrap: bool,
 ) -> Finished:
     by_policy = (asked.candidate, asked.fp32_outputs, asked.int8_outputs) == (None, None, None)
     preflight(loaded, unsupported=unsupported, needs_candidate=by_policy)
@@ -142,6 +152,8 @@ def _run(
             ),
             tempfile.TemporaryDirectory(prefix="gate-") as scratch,
         ):
+            if unreachable is not None and (bootstrap or wanted(loaded.policy)):
+                raise unreachable  # what there is to be held against is there
             run = Run(
                 loaded=loaded,
                 stage=stage,
@@ -150,6 +162,8 @@ def _run(
                 scratch=Path(scratch),
                 progress=progress,
                 known=known,
+                releases=releases(keeper, loaded.policy, Path(scratch), bootstrap=bootstrap),
+                bootstrap=bootstrap,
             )
             judged = _judge(run, bring(run, given))
             record, written = write(run, judged, folder)
@@ -184,6 +198,8 @@ def _judge(run: Run, subject: Subject) -> Judged:
     if subject.reference is not None:
         demand_no_slack(run.policy.judge.budgets, evaluated.evaluation, metrics)
     process = _process(run, subject, opening(order, subject.batch_size))
+    evaluation, earlier = pair_all(run, evaluated.evaluation, held_out, metrics)
+    evaluated = replace(evaluated, evaluation=evaluation)
     with run.step("judge"):
         early = watch.early(len(evaluated.evaluation.ids), len(order)) if watch else None
         comparisons, verdict = _decide(
@@ -209,6 +225,7 @@ def _judge(run: Run, subject: Subject) -> Judged:
         costs=_costs(subject, evaluated.evaluation, run.policy.alpha),
         reference=subject.reference,
         attested=subject.attested,
+        releases=earlier,
     )
 
 
@@ -278,11 +295,11 @@ def _decide(
         fail_alpha=fail_alpha,
         early=early,
         rounds=process.rounds,
+        releases={r.against: {"size": float(r.record.int8.bytes)} for r in run.releases},
+        bootstrap=run.bootstrap,
     )
     budgeted = tuple(m.comparison for m in measured if m.comparison is not None)
-    judged = {comparison.metric for comparison in budgeted if comparison.slice is None}
-    others = [metric for name, metric in known.items() if name not in judged]
-    shown = describe(evaluation, others, artifacts, alpha)
+    shown = describe_others(budgeted, evaluation, known, artifacts, alpha)
     point = run.policy.judge.decision == "point"
     return (*budgeted, *shown), decide(measured, alpha, fail_alpha, point=point)
 

@@ -18,6 +18,7 @@ from gate.metrics import MODEL_METRICS, PROCESS_METRICS, Traits
 from gate.policy import MODEL_URIS, Budget, ExpectFp32
 from gate.policy_faults import Finding
 from gate.policy_file import LoadedPolicy, raise_all
+from gate.registered import PINNED, registered_name
 from gate.sources import DataSource
 from gate.stopping import unstoppable
 from gate.strict_yaml import Loc
@@ -81,7 +82,7 @@ def preflight(
     """
     findings = [
         *_names(loaded, unsupported),
-        *_absent_features(loaded),
+        *_contradictions(loaded),
         *(_candidate(loaded) if needs_candidate else ()),
         *(_files(loaded) if needs_data else ()),
     ]
@@ -137,8 +138,7 @@ def _budget(
         artifact=kind.artifact,
         higher_is_better=kind.traits.higher_is_better,
     )
-    # what has a finding of its own, with better words, is not told twice
-    if reason is not None and budget.against == "fp32":
+    if reason is not None:
         yield loaded.mark(*loc), reason
         return
     if kind.artifact and (budget.slice is not None or budget.each is not None):
@@ -234,25 +234,40 @@ def _not_fp32(task: Task, metric: str) -> str | None:
     return None
 
 
-# ── what later versions bring ─────────────────────────────────────────────────────────────
+# ── what does not go together ─────────────────────────────────────────────────────────────
 
 
-def _absent_features(loaded: LoadedPolicy) -> Iterator[Finding]:
-    """Words of the policy language that this version does not act on are refused, not ignored."""
+def _contradictions(loaded: LoadedPolicy) -> Iterator[Finding]:
     judge = loaded.policy.judge
-    absent = "is not available in this version of gate"
     if judge.decision == "point" and judge.stopping == "early":
         yield (
             loaded.mark("judge", "stopping"),
             "`decision: point` knows no evidence that could suffice early: write `stopping: full`",
         )
-    if judge.anchor is not None:
-        yield loaded.key_mark("judge", "anchor"), f"`anchor` {absent}; delete it"
+    yield from _anchor(loaded)
+
+
+def _anchor(loaded: LoadedPolicy) -> Iterator[Finding]:
+    """A pinned release, and budgets against it."""
+    judge, example = loaded.policy.judge, f"models:/{registered_name(loaded.policy.model)}/1"
+    if judge.anchor is not None and not PINNED.fullmatch(judge.anchor):
+        yield (
+            loaded.mark("judge", "anchor"),
+            f"the anchor is a release that stays the same, as `{example}` with the number of its "
+            f"version, not {judge.anchor!r}",
+        )
     for index, budget in enumerate(judge.budgets):
-        if budget.against != "fp32":
+        loc: Loc = ("judge", "budgets", index, "against")
+        if budget.against == "anchor" and judge.anchor is None:
             yield (
-                loaded.mark("judge", "budgets", index, "against"),
-                f"`against: {budget.against}` {absent}; compare with fp32",
+                loaded.mark(*loc),
+                f"`against: anchor` needs one: write `anchor: {example}` under `judge`",
+            )
+        if budget.against != "fp32" and judge.stopping == "early":
+            yield (
+                loaded.mark(*loc),
+                f"`against: {budget.against}` is judged on every example that the earlier release "
+                "was judged on, so evaluation cannot stop early: write `stopping: full`",
             )
 
 

@@ -9,6 +9,7 @@ from pydantic import Field
 from gate.diagnosis import Diagnosis
 from gate.policy import Budget, Policy
 from gate.recipes import Recipe
+from gate.registered import ReleaseInfo
 from gate.values import Candidate, FloatWeights, Int8Model, Island, Saturation, Value
 
 Outcome = Literal["pass", "fail", "inconclusive", "waived"]
@@ -100,6 +101,8 @@ class Measured:
     """None where there was nothing to compare."""
     reason: str | None = None
     """Why there was nothing to compare."""
+    excused: bool = False
+    """Whether that is as it should be: a first release has none before it to be held against."""
 
 
 class Verdict(Value):
@@ -262,6 +265,8 @@ class PolicySource(Value):
     """Budget id to the line it begins on."""
     base: str = ""
     """The folder that the policy's paths are relative to; empty where that is the file's own."""
+    policy: str = ""
+    """The policy's own file, where its budgets stand in one that it extends."""
 
 
 class Baseline(Value):
@@ -319,6 +324,10 @@ class GateRecord(Value):
     """The FP32 model that INT8 was held against; None: the candidate's own."""
     attested: tuple[Attestation, ...] = ()
     """FP32's and INT8's, where models ran elsewhere and only their outputs were judged."""
+    releases: tuple[ReleaseInfo, ...] = ()
+    """Those that budgets `against: production` and `against: anchor` are about."""
+    bootstrap: bool = False
+    """Whether it is a first release: what is against an earlier one is listed, and not judged."""
     costs: tuple[Cost, ...] = ()
     """Where there is a reference: what the candidate itself and what quantization lost."""
     baseline: tuple[Baseline, ...]
@@ -356,6 +365,11 @@ class GateRecord(Value):
     """Of outputs.npz beside the record; None in records that did not tell."""
     rows_sha256: str
     """Of rows.npz beside the record."""
+
+    def lacks(self, against: str) -> bool:
+        """Whether it is a first release, which has none before it to be held against."""
+        held = {"fp32", *(release.against for release in self.releases)}
+        return self.bootstrap and against not in held
 
     @property
     def exit_code(self) -> int:

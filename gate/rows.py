@@ -29,7 +29,8 @@ def save_arrays(path: Path, arrays: Mapping[str, Array]) -> None:
 
 
 def rows_of(evaluation: Evaluation) -> dict[str, Array]:
-    """The arrays of `rows.npz`: id, target, unit, `slice/…`, `fp32/…` and `int8/…` rows.
+    """The arrays of `rows.npz`: id, target, unit, `slice/…`, and rows of `fp32/…`, `int8/…`,
+    `release/production/…` and `release/anchor/…`.
 
     What has any number of rows an example is their values, and `…/offsets` (N + 1,): where each
     example's begin.
@@ -39,8 +40,11 @@ def rows_of(evaluation: Evaluation) -> dict[str, Array]:
         arrays |= _parts("target", evaluation.targets)
     if evaluation.unit is not None:
         arrays["unit"] = evaluation.unit
+    if evaluation.content is not None:
+        arrays["content"] = evaluation.content
     arrays |= {f"slice/{name}": values for name, values in evaluation.slices.items()}
-    for side, found in (("fp32", evaluation.fp32), ("int8", evaluation.int8)):
+    earlier = {f"{_RELEASE}{name}": found for name, found in evaluation.releases.items()}
+    for side, found in {"fp32": evaluation.fp32, "int8": evaluation.int8, **earlier}.items():
         for name, rows in found.items():
             arrays |= _parts(f"{side}/{name}", rows.values)
     arrays |= {f"problem/{name}": np.array(why) for name, why in evaluation.problems.items()}
@@ -48,6 +52,7 @@ def rows_of(evaluation: Evaluation) -> dict[str, Array]:
 
 
 _OFFSETS = "/offsets"
+_RELEASE = "release/"
 
 
 def _parts(name: str, values: Values) -> dict[str, Array]:
@@ -103,7 +108,17 @@ def load_rows(path: os.PathLike[str]) -> Evaluation:
         fp32={name: Rows(values) for name, values in _under(whole, "fp32/").items()},
         int8={name: Rows(values) for name, values in _under(whole, "int8/").items()},
         problems={name: str(why) for name, why in _under(arrays, "problem/").items()},
+        content=arrays.get("content"),
+        releases=_releases(whole),
     )
+
+
+def _releases(whole: Mapping[str, Values]) -> dict[str, dict[str, Rows]]:
+    found: dict[str, dict[str, Rows]] = {}
+    for name, values in _under(whole, _RELEASE).items():
+        against, _, observation = name.partition("/")
+        found.setdefault(against, {})[observation] = Rows(values)
+    return found
 
 
 def _whole(arrays: Mapping[str, Array], n: int) -> dict[str, Values]:
@@ -132,3 +147,13 @@ def _under(arrays: Mapping[str, Any], prefix: str) -> dict[str, Any]:
         for name, values in arrays.items()
         if name.startswith(prefix)
     }
+
+
+def places(ids: Array, known: Array) -> Array | None:
+    """(S,) of int64: where each of `ids` stands in `known`; None where one does not."""
+    if not len(known):
+        return None
+    order = np.argsort(known)
+    near = np.minimum(np.searchsorted(known, ids, sorter=order), len(known) - 1)
+    found = order[near]
+    return np.asarray(found) if np.array_equal(known[found], ids) else None

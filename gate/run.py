@@ -33,6 +33,8 @@ from gate.records import (
     Stage,
     Verdict,
 )
+from gate.registered import ReleaseInfo
+from gate.release import Release
 from gate.rows import rows_of, save_arrays
 from gate.since import since
 from gate.statistics import ledger
@@ -68,6 +70,10 @@ class Run:
     """What the tracker remembers of this model."""
     ready: Ready | None = None
     """Instead of what the policy's recipe would make."""
+    releases: tuple[Release, ...] = ()
+    """Those that budgets are against."""
+    bootstrap: bool = False
+    """Whether none has passed yet."""
     seconds: dict[str, float] = field(default_factory=dict)
 
     @property
@@ -109,7 +115,9 @@ def charge(
     alpha = run.policy.alpha
     if run.stage != "release":
         return Charge(alpha)
-    key = ledger.attempt_key(candidate.sha256, Int8Info.of(int8).origin, _draw(run.policy, beside))
+    earlier = [f"against {release.record.int8.sha256}" for release in run.releases]
+    draw = _draw(run.policy, (*beside, *earlier))
+    key = ledger.attempt_key(candidate.sha256, Int8Info.of(int8).origin, draw)
     past = run.known.reserve(run.policy.model, held_out=held_out.population, key=key)
     if past is None:
         return Charge(alpha)
@@ -148,6 +156,7 @@ class Judged:
     costs: tuple[Cost, ...] = ()
     reference: Candidate | None = None
     attested: tuple[Attestation, ...] = ()
+    releases: tuple[ReleaseInfo, ...] = ()
 
 
 def write(run: Run, judged: Judged, folder: Path | None) -> tuple[GateRecord, Path]:
@@ -189,6 +198,7 @@ def _record(
             file=str(run.loaded.budgets_file),
             lines=dict(run.loaded.lines),
             base=str(run.loaded.base),
+            policy="" if run.loaded.file == run.loaded.budgets_file else str(run.loaded.file),
         ),
         candidate=CandidateInfo.of(candidate),
         int8=Int8Info.of(int8),
@@ -196,6 +206,8 @@ def _record(
         preprocessing_sha256=preprocess.digest(policy.build.preprocess),
         reference=None if judged.reference is None else CandidateInfo.of(judged.reference),
         attested=judged.attested,
+        releases=judged.releases,
+        bootstrap=run.bootstrap,
         costs=judged.costs,
         baseline=judged.baseline,
         comparisons=judged.comparisons,

@@ -56,7 +56,7 @@ class Case:
     def outcome(self) -> str:
         """`pass`, `FAIL`, `INCONCLUSIVE`; in small letters where it does not block."""
         if self.finding.outcome == "inconclusive" and not self.finding.blocking:
-            return "not proven"
+            return "not proven" if self.finding.comparison else "not judged"
         return self.finding.outcome.upper() if self.finding.blocking else self.finding.outcome
 
     @property
@@ -142,10 +142,17 @@ def summary(record: GateRecord) -> str:
     """What all budgets came to, where nothing blocks."""
     every = groups(record)
     budgets = wording.plural(len(every), "budget")
-    unproven = [_unproven(group) for group in every if group.unproven]
-    if not unproven:
+    judged = [group for group in every if any(case.finding.comparison for case in group.cases)]
+    unproven = [_unproven(group) for group in judged if group.unproven]
+    first = [group.name for group in every if group not in judged]
+    if not unproven and not first:
         return f"{budgets}, all met."
-    return f"{budgets}, none blocks. Not proven, not blocking: {wording.listing(unproven, 3)}."
+    told = f"{budgets}, none blocks."
+    if unproven:
+        told += f" Not proven, not blocking: {wording.listing(unproven, 3)}."
+    if first:
+        told += f" Not judged, as for a first release: {wording.listing(first, 3)}."
+    return told
 
 
 def _unproven(group: Group) -> str:
@@ -288,13 +295,24 @@ def measured_title(record: GateRecord) -> str:
     return f"Measured [{wording.exact(100 * (1 - 2 * record.alpha), 0).rstrip('.')} % interval]"
 
 
+def reference_title(record: GateRecord) -> str:
+    """Heads the column of what INT8 is held against: the budget's name tells which, if not FP32."""
+    held = {budget.against for budget in record.policy.judge.budgets}
+    return "FP32" if held == {"fp32"} else "Reference"
+
+
 def others(record: GateRecord) -> tuple[tuple[str, str, str], ...]:
-    """Name, FP32 and INT8 of what was measured and has no budget."""
+    """Name, FP32 and INT8 of what was measured and has no budget.
+
+    Of what INT8 is against an earlier release only the metrics that budgets are about.
+    """
     judged = {_place(finding.comparison) for finding in record.verdict.findings}
+    budgeted = {budget.metric for budget in record.policy.judge.budgets}
     return tuple(
         (_measured_name(comparison), *wording.both_values(comparison))
         for comparison in record.comparisons
         if _place(comparison) not in judged
+        and (comparison.against == "fp32" or comparison.metric in budgeted)
     )
 
 
@@ -304,5 +322,6 @@ def _place(comparison: Comparison | None) -> tuple[str | None, ...]:
 
 def _measured_name(comparison: Comparison) -> str:
     where = f", {plain(comparison.slice, 60)}" if comparison.slice else ""
-    against = "" if comparison.against == "fp32" else f" against {plain(comparison.against, 20)}"
+    side = wording.side_name(comparison.against)
+    against = "" if comparison.against == "fp32" else f" against {plain(side, 20)}"
     return wording.metric_name(comparison.metric) + where + against

@@ -119,8 +119,10 @@ class Tuning:
             EvaluationError: FP32 gives NaN.
             UsageError: it is not, so no INT8 version of it will be; or no budget can be looked at.
         """
-        if all(budget.metric in PROCESS_METRICS for budget in self.run.policy.judge.budgets):
-            raise UsageError("every budget is on time or memory, which trials do not measure")
+        if all(budget.metric in PROCESS_METRICS for budget in self._budgets()):
+            raise UsageError(
+                "every budget is on time, memory or an earlier release, which trials do not measure"
+            )
         scores = self._scores(self.fp32)
         broken = self.tuning.ids[~finite(scores)]
         if len(broken):
@@ -233,9 +235,13 @@ class Tuning:
             return before, after
         return before, (np.minimum if metric.higher_is_better else np.maximum)(before, after)
 
+    def _budgets(self) -> Iterator[Budget]:
+        """Those against FP32: no earlier release was run on tuning data."""
+        yield from (b for b in self.run.policy.judge.budgets if b.against == "fp32")
+
     def _sampled(self) -> Iterator[Budget]:
         """Budgets on examples; those on slices, too: what misses over all misses there."""
-        for budget in self.run.policy.judge.budgets:
+        for budget in self._budgets():
             if budget.metric not in MODEL_METRICS:
                 yield budget
 
@@ -245,7 +251,7 @@ class Tuning:
     def _estimates(self, fp32: Values, int8: Values, made: "_Made") -> tuple[Estimate, ...]:
         """Every budget on the whole set that needs no quiet process, on what was seen of it."""
         found = []
-        for budget in self.run.policy.judge.budgets:
+        for budget in self._budgets():
             if budget.metric in PROCESS_METRICS:
                 continue
             if budget.metric in ARTIFACT_METRICS:

@@ -46,7 +46,7 @@ def judged(budget: Budget, pairs: Pairs, fields: Fields) -> Draft:
     """A budget on these examples, `fields` being their point estimates."""
     question = _question(budget, pairs.metric, fields)
     if question is None:
-        note = f"{pairs.metric.name} of FP32 is 0: a share of it has no value"
+        note = f"{pairs.metric.name} of {pairs.reference} is 0: a share of it has no value"
         return Draft(fields | {"degradation": None, "method": UNDEFINED, "note": note})
     changed = _changed(pairs, of_flaws=question.of_flaws)
     if _enough(pairs, changed):

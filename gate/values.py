@@ -369,3 +369,7 @@ class Evaluation:
     """The rows of the FP32 model that INT8 was made of, where `fp32` is another model's."""
     problems: Mapping[str, str] = field(default_factory=dict)
     """Observation name to why its INT8 rows are not finite."""
+    content: Array | None = None
+    """(N, 16) uint8 as in `Split`, to tell the same example in another set."""
+    releases: Mapping[str, Mapping[str, Rows]] = field(default_factory=dict)
+    """`production` and `anchor` to the INT8 rows of that release, by observation name."""

@@ -202,6 +202,11 @@ def both_values(comparison: Comparison) -> tuple[str, str]:
     return metric_value(reference, unit), metric_value(comparison.int8, unit)
 
 
+def side_name(against: str) -> str:
+    """What INT8 is held against, in a sentence: `FP32`, `production`, `the anchor`."""
+    return {"fp32": "FP32", "anchor": "the anchor"}.get(against, against)
+
+
 def limit_noun(budget: Budget) -> str:
     """`drop `, `relative drop `, `rise ` for what is better low; nothing for other limits."""
     if budget.threshold not in ("max_drop", "max_relative_drop"):
@@ -215,7 +220,11 @@ def limit_name(budget: Budget, unit: Unit) -> str:
     sign = "≥" if budget.threshold == "at_least" else "≤"
     limit = amount(budget.limit, QUANTITIES[budget.threshold], unit, limit=True)
     text = f"{limit_noun(budget)}{sign} {limit}"
-    return text if budget.against == "fp32" else f"{text} against {budget.against}"
+    if budget.against == "fp32":
+        return text
+    if budget.threshold == "max_ratio":
+        return text.replace("FP32", side_name(budget.against))
+    return f"{text} against {side_name(budget.against)}"
 
 
 def budget_name(budget: Budget, unit: Unit | None = None, where: str | None = None) -> str:
@@ -282,4 +291,6 @@ def measured_text(comparison: Comparison, quantity: Quantity, unit: Unit) -> str
         return NOTHING
     around = bounds(comparison, quantity)
     text = amount(number, quantity, unit)
+    if quantity == "ratio":
+        text = text.replace("FP32", side_name(comparison.against))
     return f"{text} {interval(*around, quantity, unit)}" if around else text

@@ -1,11 +1,16 @@
 """Records as the gate writes them, for whoever reads records."""
 
+import os
+import shutil
 from collections.abc import Callable
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import settings
+from support import line as releases
+from support.project import Project
 
 from gate.policy import Budget, Policy
 from gate.records import Comparison, Finding, GateRecord
@@ -219,3 +224,31 @@ def make_record() -> MakeRecord:
         return GateRecord.model_validate(made | fields)
 
     return make
+
+
+# ── a line of releases ────────────────────────────────────────────────────────────────────
+
+
+@pytest.fixture(scope="session")
+def first_release(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, GateRecord]:
+    """A folder whose store has version 1, which passed as a first release, in production."""
+    folder = tmp_path_factory.mktemp("line")
+    before, uri = Path.cwd(), os.environ.pop("MLFLOW_TRACKING_URI", None)
+    os.chdir(folder)
+    try:
+        return folder, releases.begun(folder)
+    finally:
+        os.chdir(before)
+        if uri is not None:
+            os.environ["MLFLOW_TRACKING_URI"] = uri
+
+
+@pytest.fixture
+def line(
+    first_release: tuple[Path, GateRecord], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Project:
+    """A working folder of its own, with that store as it was then."""
+    shutil.copyfile(first_release[0] / "mlflow.db", tmp_path / "mlflow.db")
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.chdir(tmp_path)
+    return Project(tmp_path)

@@ -33,8 +33,8 @@ def run(project: Project, *arguments: str, candidate: Path = CNN) -> int:
 
 def test_the_commands_of_the_table_exist() -> None:
     assert set(cli.commands) == {
-        "check", "data", "demo", "diagnose", "history", "judge", "plan", "recipes", "recover",
-        "replay", "report", "run", "schema", "tasks",
+        "audit", "check", "compare", "data", "demo", "diagnose", "evidence", "history", "judge",
+        "plan", "promote", "recipes", "recover", "rebase", "replay", "report", "rollback", "run", "schema", "tasks",
     }  # fmt: skip
 
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.pairs import ACCURACY, ERROR_RATE, FLIPS, LOG_LOSS, METRICS, evaluation, table
 
-from gate.compare import compare_budgets, describe
+from gate.compare import compare_budgets, describe, describe_others
 from gate.decide import decide
 from gate.errors import EvaluationError
 from gate.metrics import ARTIFACT_METRICS
@@ -287,6 +287,76 @@ def _fields(found):
     return {name: getattr(found, name) for name in found.__slots__}
 
 
+# ── against earlier releases ──────────────────────────────────────────────────────────────
+
+
+def with_release(against="production", release=None):
+    """FP32 by INT8 of the golden table, INT8 of the release right wherever FP32 is or as told."""
+    fp32, int8 = table(*GOLDEN)
+    earlier = evaluation(fp32, fp32 if release is None else release)
+    return evaluation(fp32, int8, releases={against: earlier.int8})
+
+
+def test_a_release_stands_in_the_place_of_fp32():
+    found = with_release()
+    own, against = compare([budget(max_drop=0.01), budget(max_drop=0.01, against="production")],
+                           found)  # fmt: skip
+    assert against.comparison.against == "production"
+    same = own.comparison.model_copy(update={"against": "production"})
+    assert against.comparison == same
+
+
+def test_each_release_has_rows_of_its_own():
+    fp32, int8 = table(*GOLDEN)
+    rows = {"production": evaluation(fp32, int8).int8, "anchor": evaluation(fp32, fp32).int8}
+    found = evaluation(fp32, int8, {"site": ["north"] * 500 + ["south"] * 500}, releases=rows)
+    budgets = [
+        budget(max_drop=0.01, against="production"),
+        budget(max_drop=0.01, against="anchor"),
+        budget(max_drop=0.01, against="anchor", each="site"),
+    ]
+    production, anchor, *slices = (one.comparison for one in compare(budgets, found))
+    assert (production.degradation, anchor.degradation) == (0.0, 0.016)
+    assert [(one.slice, one.against) for one in slices] == [
+        ("site=north", "anchor"),
+        ("site=south", "anchor"),
+    ]
+
+
+def test_the_size_is_held_against_the_releases():
+    budgets = [budget(metric="size", max_ratio=1.1, against="production")]
+    artifacts, alpha = {"size": (100.0, 30.0)}, 0.05
+    (one,) = compare_budgets(
+        budgets, with_release(), KNOWN, artifacts, alpha, releases={"production": {"size": 25.0}}
+    )
+    assert (one.comparison.reference, one.comparison.int8) == (25.0, 30.0)
+    assert (one.comparison.p_pass, one.comparison.against) == (1.0, "production")
+
+
+def test_no_such_release_is_missing_and_never_fp32():
+    (one,) = compare([budget(max_drop=0.01, against="anchor")], with_release("production"))
+    assert one.comparison is None
+    assert not one.excused
+    assert "there is no anchor" in one.reason
+
+
+def test_a_first_release_is_excused_where_there_is_none_and_only_there():
+    budgets = [budget(max_drop=0.01, against=side) for side in ("fp32", "production", "anchor")]
+    found = compare_budgets(budgets, with_release("anchor"), KNOWN, ARTIFACTS, 0.05, bootstrap=True)
+    assert [one.excused for one in found] == [False, True, False]
+    assert [one.comparison is None for one in found] == [False, True, False]
+
+
+def test_what_no_budget_is_about_is_told_of_releases_too():
+    judged = compare([budget(max_drop=0.01, against="production")], with_release())
+    shown = describe_others(
+        [one.comparison for one in judged], with_release(), KNOWN, ARTIFACTS, 0.05
+    )
+    of_release = [one.metric for one in shown if one.against == "production"]
+    assert of_release == ["error_rate", "log_loss"]
+    assert "accuracy" in [one.metric for one in shown if one.against == "fp32"]
+
+
 # ── what cannot be judged ─────────────────────────────────────────────────────────────────
 
 
@@ -294,8 +364,9 @@ def _fields(found):
     ("fields", "message"),
     [
         ({"metric": "log_loss", "at_least": 0.1}, "better low.*write `at_most`"),
-        ({"max_drop": 0.1, "against": "anchor"}, "`against: anchor` comes with a later version"),
-        ({"max_drop": 0.1, "against": "production"}, "later version"),
+        ({"at_least": 0.1, "against": "anchor"}, "own accuracy.*delete `against: anchor`"),
+        ({"metric": "prediction_flips", "max_drop": 0.1, "against": "production"}, "its own FP32"),
+        ({"metric": "int8_share", "max_drop": 1, "against": "production"}, "side by side"),
         ({"max_ratio": 1.0}, "max_relative_drop"),
         ({"at_most": 0.9}, "better high.*write `at_least`"),
         ({"at_least": 0.0}, "met by every model"),

@@ -48,6 +48,24 @@ def reason(fields, cells, alpha=ALPHA):
 # ── the rule ──────────────────────────────────────────────────────────────────────────────
 
 
+def test_what_a_first_release_cannot_be_held_against_is_listed_and_does_not_block():
+    excused = Measured(budget(max_drop=0.01, against="production"), None, None, "first", True)
+    verdict = decide([measured(p_pass=0.01), excused], ALPHA)
+    assert verdict.outcome == "pass"
+    finding = verdict.findings[1]
+    assert (finding.outcome, finding.blocking, finding.reason) == ("inconclusive", False, "first")
+
+
+def test_a_first_release_of_which_nothing_was_judged_does_not_pass():
+    excused = Measured(budget(max_drop=0.01, against="production"), None, None, "first", True)
+    assert decide([excused], ALPHA).outcome == "inconclusive"
+
+
+def test_a_reason_says_what_int8_was_held_against():
+    found = measured(p_pass=0.01, against="anchor")
+    assert "accuracy against the anchor drops" in decide([found], ALPHA).findings[0].reason
+
+
 @pytest.mark.parametrize(
     ("p_pass", "p_fail", "require", "expected"),
     [

@@ -101,8 +101,7 @@ BUDGET_FINDINGS = [
     ("metric: accuracy, max_drop: 0, each: id", f"45: unknown slice column 'id'. {SITES}"),
     ("metric: accuracy, max_drop: 0, each: unit", f"45: unknown slice column 'unit'. {SITES}"),
     ("metric: accuracy, max_drop: 0, slice: {a: b}", f"47: unknown slice column 'a'. {SITES}"),
-    ("metric: auroc, max_drop: 0, against: anchor", f"45: `against: anchor` {ABSENT}; compare wit"),
-    ("metric: accuracy, max_drop: 0, against: production", f"48: `against: production` {ABSENT}"),
+    ("metric: accuracy, max_drop: 0, against: anchor", "48: `against: anchor` needs one: write `a"),
 ]
 
 
@@ -119,7 +118,8 @@ NONE = "there is no data/none.npz; paths are relative to the policy's folder, ."
 ONE_FINDING = [
     ("task: classification", "task: clasification", "3:7: unknown task 'clasification'; did you"),
     ("judge:\n", "judge:\n  stopping: early\n", "8:13: the held-out data have a `unit` column"),
-    ("judge:\n", "judge:\n  anchor: models:/a/1\n", f"8:3: `anchor` {ABSENT}; delete it"),
+    ("judge:\n", "judge:\n  anchor: models:/a@x\n", "8:11: the anchor is a release that stays t"),
+    ("judge:\n", "judge:\n  anchor: old.onnx\n", "8:11: the anchor is a release that stays the "),
     ("accuracy: 0.96,", "acuracy: 0.96,", "9:17: unknown metric 'acuracy'; did you mean 'accura"),
     ("accuracy: 0.96,", "size: 0.96,", "9:17: size is no metric of predictions: FP32 alone has n"),
     ("accuracy: 0.96,", "prediction_flips: 0,", "9:17: prediction_flips compares INT8 with FP32:"),

@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterator, Sequence
 from html import escape
 
-from gate.commands._plan_pages import Curve, Page, Section, Table
+from gate.commands._plan_pages import DECIDABLE, Curve, Page, Section, Table
 from gate.commands._plan_text import ticks
 from gate.wording import whole
 
@@ -45,6 +45,7 @@ def render(page: Page) -> str:
             f"<h1>{escape(page.title)}</h1>",
             f'<p class="advice">{escape(page.advice)}</p>',
             *(f"<p>{escape(fact)}</p>" for fact in page.facts),
+            *_decidable(page),
             *(part for section in page.sections for part in _section(section)),
             *(f'<p class="faint">{escape(text)}</p>' for text in page.legend),
         )
@@ -55,6 +56,12 @@ def render(page: Page) -> str:
         f"<title>{escape(page.title)}</title>\n<style>{_STYLE}</style>\n</head>\n"
         f"<body>\n{body}\n</body>\n</html>\n"
     )
+
+
+def _decidable(page: Page) -> Iterator[str]:
+    if page.decidable:
+        lines = escape("\n".join(page.decidable))
+        yield f"<p>{escape(DECIDABLE)}</p>\n<pre>{lines}</pre>"
 
 
 def _section(section: Section) -> Iterator[str]:

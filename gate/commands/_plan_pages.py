@@ -5,7 +5,17 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from gate import wording
-from gate.commands._plan_words import TIMES, advice, chance, drawn, name, notes, percent, points
+from gate.commands._plan_words import (
+    TIMES,
+    advice,
+    chance,
+    decidable,
+    drawn,
+    name,
+    notes,
+    percent,
+    points,
+)
 from gate.planning import BudgetPlan, Plan, Scenario
 from gate.wording import plain, plural, whole
 
@@ -73,6 +83,8 @@ class Page:
     facts: tuple[str, ...]
     sections: tuple[Section, ...]
     legend: tuple[str, ...]
+    decidable: tuple[str, ...]
+    """Budgets that the set decides, as a policy writes them; by what earlier runs showed."""
     advice: str
 
 
@@ -90,6 +102,7 @@ def page(plan: Plan, setting: Setting) -> Page:
             _section(number, budget, plan) for number, budget in enumerate(plan.budgets, start=1)
         ),
         legend=_LEGEND if any(budget.scenarios for budget in plan.budgets) else (),
+        decidable=decidable(plan),
         advice=advice(plan, setting.total),
     )
 
@@ -101,6 +114,9 @@ _LEGEND = (
     "80 %. FAILs at: what is so bad that they FAIL it with 80 %. reads: share of the examples that "
     "`stopping: early` is expected to evaluate for this budget.",
 )
+
+
+DECIDABLE = "With the flips of earlier runs these examples prove, with 80 %, budgets down to:"
 
 
 # ── what holds for all budgets ────────────────────────────────────────────────────────────

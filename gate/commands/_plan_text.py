@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from gate.commands._plan_pages import Curve, Page, Section, Table
+from gate.commands._plan_pages import DECIDABLE, Curve, Page, Section, Table
 from gate.wording import whole
 
 WIDTH = 100
@@ -28,6 +28,8 @@ def render(page: Page) -> str:
         lines += ["", *_plot(drawn)]
     if page.legend:
         lines += ["", *(line for sentence in page.legend for line in _wrapped(sentence))]
+    if page.decidable:
+        lines += ["", *_wrapped(DECIDABLE), *(f"  {line}" for line in page.decidable)]
     lines += ["", *_wrapped(page.advice)]
     return "".join(f"{line.rstrip()}\n" for line in lines)
 

@@ -1,5 +1,6 @@
 """What a plan says in sentences: what its tables cannot, and the advice at its end."""
 
+import math
 from collections.abc import Iterator, Sequence
 
 from gate import wording
@@ -162,6 +163,41 @@ def _nothing_judged(one: BudgetPlan) -> str:
 
 
 # ── advice ────────────────────────────────────────────────────────────────────────────────
+
+
+def decidable(plan: Plan) -> tuple[str, ...]:
+    """Budgets, as a policy writes them, that the set proves with 80 % at the worst past flips."""
+    found = (_decided(one) for one in plan.budgets)
+    return tuple(line for line in found if line is not None)
+
+
+def _decided(one: BudgetPlan) -> str | None:
+    question = one.question
+    hands = [scenario.at_hand for scenario in one.scenarios]
+    limits = [hand.tightest for hand in hands if hand is not None]
+    if not question.seen or not limits or len(limits) < len(hands) or None in limits:
+        return None
+    budget = question.budget
+    worst = max(allowed(budget, limit) for limit in limits if limit is not None)
+    limit = round(allowed(budget, _rounded_up(worst)), 12)
+    told = {"metric": budget.metric, budget.threshold: f"{limit:g}", "each": budget.each}
+    if budget.slice is not None:
+        told["slice"] = f"{{{', '.join(f'{k}: {v}' for k, v in budget.slice.items())}}}"
+    if budget.against != "fp32":
+        told["against"] = budget.against
+    pairs = ", ".join(f"{key}: {value}" for key, value in told.items() if value is not None)
+    where = (
+        f"   # {plain(one.smallest[0])} has the fewest" if one.smallest and one.smallest[0] else ""
+    )
+    return f"- {{{pairs}}}{where}"
+
+
+def _rounded_up(limit: float) -> float:
+    """To two digits, so that what is promised holds."""
+    if not 0 < limit < 1:
+        return limit
+    step = 10.0 ** (math.floor(math.log10(limit)) - 1)
+    return round(math.ceil(limit / step - 1e-9) * step, 12)
 
 
 def advice(plan: Plan, total: int | None) -> str:

@@ -12,7 +12,7 @@ from gate.backends import Backend
 from gate.errors import GateError, RecordError, UsageError
 from gate.metrics import Metric
 from gate.records import GateRecord
-from gate.rows import load_arrays, load_rows
+from gate.rows import load_arrays, load_rows, places
 from gate.sources import DataSource
 from gate.tasks import BoundTask
 from gate.values import Array, Evaluation, Ragged, Rows, Split, TensorSpec, Values
@@ -135,16 +135,6 @@ def _demand_fit(file: Path, ids: Array, outputs: Mapping[str, Array], record: Ga
             f"{file} is damaged: it holds {len(ids)} ids, and not one output for each. Run the "
             f"gate again to replay record {record.id}"
         )
-
-
-def places(ids: Array, known: Array) -> Array | None:
-    """(S,) of int64: where each of `ids` stands in `known`; None where one does not."""
-    if not len(known):
-        return None
-    order = np.argsort(known)
-    near = np.minimum(np.searchsorted(known, ids, sorter=order), len(known) - 1)
-    found = order[near]
-    return np.asarray(found) if np.array_equal(known[found], ids) else None
 
 
 # ── the inputs ────────────────────────────────────────────────────────────────────────────

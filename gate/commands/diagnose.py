@@ -22,6 +22,7 @@ from gate.metrics import Metric
 from gate.pipeline import BACKEND
 from gate.progress import Progress, Silent
 from gate.records import GateRecord
+from gate.rows import places
 from gate.run import SMOOTHED
 from gate.tasks import BoundTask
 from gate.values import Array, Evaluation, Int8Model, Ragged, Split, TensorSpec, Values, joined
@@ -202,15 +203,15 @@ def _with_flips(case: _Case, found: Diagnosis, data: Path | None) -> Diagnosis:
 
 
 def _flips(case: _Case, split: Split, ids: Array) -> tuple[Flip, ...]:
-    places = stores.places(ids, split.ids)
-    if places is None:
+    found = places(ids, split.ids)
+    if found is None:
         raise EvaluationError("the held-out set does not hold the record's examples")
     runners = [case.backend.open(model, threads=case.threads) for model in (case.fp32, case.int8)]
     size = case.record.provenance.batch_size
     sides: tuple[list[Values], list[Values]] = ([], [])
     task: BoundTask | None = None
     for start in range(0, len(ids), size):
-        part = places[start : start + size]
+        part = found[start : start + size]
         rows = split.order[np.resize(part, case.fixed or len(part))]
         feeds = split.feeds(rows)
         outputs = [runner.run(feeds) for runner in runners]
@@ -219,7 +220,7 @@ def _flips(case: _Case, split: Split, ids: Array) -> tuple[Flip, ...]:
             side.append(task.decode(given)[: len(part)])
     assert task is not None
     fp32, int8 = (joined(side) for side in sides)
-    targets = None if split.targets is None else split.targets[places]
+    targets = None if split.targets is None else split.targets[found]
     return _largest(case, task, ids, targets, (fp32, int8))
 
 

@@ -1,177 +1,198 @@
 """`gate history`: what the releases of a model lost to INT8, version by version."""
 
-import io
+import gc
+import os
 import shutil
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from difflib import get_close_matches
+from pathlib import Path
 
-from rich import box
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
-
-from gate.errors import UsageError
+from gate import trackers
+from gate.commands import _history_data as data
+from gate.commands import _history_text as text
+from gate.commands._history_line import Line, Past, line_of
+from gate.commands._history_series import Asked, demand_known
+from gate.errors import EXIT_PASS, UsageError
+from gate.registered import PRODUCTION, registered_name
 from gate.trackers import PastRun, Tracker
 
-_WIDTH_WITHOUT_TERMINAL = 140
-_WIDEST = 10_000
-_NARROWEST_OUTCOME = 32
-_LONGEST_REASON = 120
-_DROPS = ("drop", "relative_drop")
-_STYLES = {"pass": "green", "waived": "yellow", "inconclusive": "yellow", "incomplete": "dim"}
-_NONE = "–"
+IMPORT = "import"
 
 
-def history(tracker: Tracker, model: str) -> tuple[PastRun, ...]:
-    """Every run of a model that the tracker remembers, newest first; errors are runs too.
+def command(
+    words: Sequence[str],
+    tracker: str,
+    *,
+    metric: str | None,
+    slice_: str | None,
+    format_: str,
+    out: Path | None,
+) -> tuple[str, int]:
+    """`gate history [MODEL]` or `gate history import FOLDER`: what to print, and the exit code.
 
     Raises:
-        UsageError: it remembers none; the message lists the models that it knows.
+        UsageError: other words, or as `show` and `import_folder`.
         TrackerError: the tracker cannot be reached.
     """
+    keeper = trackers.get(tracker)
+    match words:
+        case []:
+            model = None
+        case [model]:
+            pass
+        case [first, folder] if first == IMPORT:
+            from gate.commands._history_import import import_folder
+
+            done = import_folder(keeper, Path(folder))
+            return "".join(f"{line}\n" for line in done.lines(keeper.where())), done.exit_code
+        case _:
+            raise UsageError(f"{' '.join(words)!r}: name one model, or `{IMPORT} FOLDER`")
+    asked = Asked(metric, slice_)
+    return show(keeper, model, asked=asked, format_=format_, out=out), EXIT_PASS
+
+
+def show(
+    tracker: Tracker,
+    model: str | None = None,
+    *,
+    asked: Asked | None = None,
+    format_: str = "text",
+    out: Path | None = None,
+) -> str:
+    """What `gate history` prints of a model, or of all of them; with `out` where it wrote it.
+
+    Raises:
+        UsageError: no run of the model, or none of what was asked for, is kept; `out` cannot be
+            written.
+        TrackerError: the tracker cannot be reached.
+    """
+    asked = asked or Asked()
+    with _uncollected():
+        shown = (
+            _of_all(tracker, asked, format_)
+            if model is None
+            else _of(tracker, model, asked, format_)
+        )
+    return shown if out is None else _written(shown, out)
+
+
+def _of(tracker: Tracker, model: str, asked: Asked, format_: str) -> str:
+    line = history(tracker, model, asked)
+    match format_:
+        case "json":
+            return data.as_json(line)
+        case "csv":
+            return data.as_csv(line)
+        case "html":
+            from gate.commands._history_html import page
+
+            return page(line)
+    return text.render(line, width=_columns(), color=_colored())
+
+
+def _of_all(tracker: Tracker, asked: Asked, format_: str) -> str:
+    lines = histories(tracker, asked)
+    match format_:
+        case "json":
+            return data.all_as_json(lines)
+        case "csv":
+            return data.all_as_csv(lines)
+        case "html":
+            from gate.commands._history_html import all_page
+
+            return all_page(lines)
+    return text.render_all(lines, width=_columns(), color=_colored())
+
+
+# ── reading ───────────────────────────────────────────────────────────────────────────────
+
+
+def history(tracker: Tracker, model: str, asked: Asked | None = None) -> Line:
+    """Every run of a model that the tracker remembers; errors are runs too.
+
+    Raises:
+        UsageError: it remembers none; the message lists the models that it knows. Or no run has
+            the metric or the slice that was asked for.
+        TrackerError: the tracker cannot be reached.
+    """
+    asked = asked or Asked()
     runs = tuple(tracker.past(model))
-    if runs:
-        return runs
+    if not runs:
+        raise UsageError(_unknown(tracker, model))
+    demand_known(runs, asked)
+    return line_of(_past(tracker, model, runs), asked)
+
+
+def histories(tracker: Tracker, asked: Asked | None = None) -> tuple[Line, ...]:
+    """The lines of every model that the tracker knows, worst first.
+
+    Raises:
+        UsageError: it knows none, or no run of any has what was asked for.
+        TrackerError: the tracker cannot be reached.
+    """
+    asked = asked or Asked()
+    runs = {model: tuple(tracker.past(model)) for model in tracker.models()}
+    if not runs:
+        raise UsageError(f"{_NO_RUNS} (looked in: {tracker.where()})")
+    demand_known([run for found in runs.values() for run in found], asked)
+    lines = [line_of(_past(tracker, model, found), asked) for model, found in runs.items()]
+    return tuple(sorted(lines, key=lambda line: line.badness))
+
+
+_NO_RUNS = "No model has runs yet: begin with `gate run`"
+
+
+def _unknown(tracker: Tracker, model: str) -> str:
     known = tracker.models()
     close = get_close_matches(model, known, n=1)
     hint = f"Did you mean {close[0]!r}? " if close else ""
-    listed = (
-        f"Known: {', '.join(known)}" if known else "No model has runs yet: begin with `gate run`"
+    listed = f"Known: {', '.join(known)}" if known else _NO_RUNS
+    return f"no run of {model!r} is kept. {hint}{listed} (looked in: {tracker.where()})"
+
+
+def _past(tracker: Tracker, model: str, runs: Sequence[PastRun]) -> Past:
+    registry = tracker.registry
+    if registry is None:
+        return Past(model, tuple(runs))
+    serving = registry.find(registered_name(model), alias=PRODUCTION)
+    return Past(
+        model,
+        tuple(runs),
+        production=None if serving is None else serving.version,
+        moves=tuple(registry.moves(model)),
+        bridges=tuple(bridge for _, bridge in registry.bridges(model)),
     )
-    raise UsageError(f"no run of {model!r} is kept. {hint}{listed} (looked in: {tracker.where()})")
 
 
-def render(runs: Sequence[PastRun], *, width: int | None = None, color: bool = False) -> str:
-    """A table of runs, given newest first and shown newest last, next to the prompt.
-
-    Each run shows the metric of its own first budget. `width` in columns defaults to the
-    terminal's; only the outcome is ever broken over lines.
-    """
-    table = _table(runs)
-    columns = width or shutil.get_terminal_size((_WIDTH_WITHOUT_TERMINAL, 24)).columns
-    console = Console(
-        file=io.StringIO(),
-        width=columns,
-        force_terminal=color,
-        color_system="standard" if color else None,
-        legacy_windows=False,
-    )
-    console.width = _fit(table, console, columns)
-    console.print(table)
-    assert isinstance(console.file, io.StringIO)
-    lines = console.file.getvalue().splitlines()
-    return "".join(f"{line.rstrip()}\n" for line in lines)
+@contextmanager
+def _uncollected() -> Iterator[None]:
+    """Without the garbage collector: it goes through all of a million live objects again and
+    again, finds nothing, and takes more time than all else."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
-def _fit(table: Table, console: Console, columns: int) -> int:
-    """Give the last column what the others leave of `columns`; the width of the whole table."""
-    last = table.columns[-1]
-    last.width = _NARROWEST_OUTCOME
-    narrowest = console.measure(table, options=console.options.update(width=_WIDEST)).maximum
-    last.width += max(0, columns - narrowest)
-    return max(columns, narrowest)
+# ── writing ───────────────────────────────────────────────────────────────────────────────
 
 
-def _table(runs: Sequence[PastRun]) -> Table:
-    metrics = {run.tags["metric"] for run in runs if "metric" in run.tags}
-    table = Table(
-        title=_plain(_title(runs, metrics)),
-        title_justify="left",
-        title_style="bold",
-        caption=f"{len(runs)} run{'s'[: len(runs) - 1]}, newest last; times are UTC",
-        caption_justify="left",
-        box=box.SIMPLE_HEAD,
-        padding=(0, 1, 0, 0),
-    )
-    for name in ("when", "stage", "version", "candidate", "recipe"):
-        table.add_column(name, no_wrap=True)
-    if len(metrics) > 1:
-        table.add_column("metric", no_wrap=True)
-    for name in ("FP32", "INT8", "drop", "interval"):
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("outcome", overflow="fold")
-    for run in reversed(runs):
-        table.add_row(*_row(run, named=len(metrics) > 1))
-    return table
+def _columns() -> int:
+    return shutil.get_terminal_size((text.WIDTH, 24)).columns
 
 
-def _title(runs: Sequence[PastRun], metrics: set[str]) -> str:
-    model = next((run.tags["model"] for run in runs if "model" in run.tags), "")
-    return f"{model} · {metrics.pop()}" if len(metrics) == 1 else model
+def _colored() -> bool:
+    return sys.stdout.isatty() and "NO_COLOR" not in os.environ
 
 
-def _row(run: PastRun, *, named: bool) -> list[Text]:
-    metric = [run.tags.get("metric", _NONE)] if named else []
-    cells = [
-        f"{run.when:%Y-%m-%d %H:%M}",
-        run.stage,
-        run.version or _NONE,
-        _candidate(run),
-        run.tags.get("recipe", _NONE),
-        *metric,
-        _number(_value(run, "fp32")),
-        _number(_value(run, "int8")),
-        _signed(_value(run, "drop")),
-        _interval(run),
-    ]
-    return [*map(_plain, cells), _outcome(run)]
-
-
-def _candidate(run: PastRun) -> str:
-    """The head of a hash, or the end of a source's name where nothing could be hashed."""
-    digest = len(run.candidate) == 64 and set(run.candidate) <= set("0123456789abcdef")  # noqa: PLR2004
-    return run.candidate[:12] if digest else run.candidate.rpartition("/")[2][-16:] or _NONE
-
-
-def _value(run: PastRun, quantity: str) -> float | None:
-    """The value of the run's own metric; the reference stands in its FP32 column."""
-    metric = run.tags.get("metric", "")
-    if quantity == "fp32" and "@" in metric:
-        quantity = metric.partition("@")[2].partition("/")[0]
-    return run.metrics.get(f"{metric}/{quantity}")
-
-
-def _interval(run: PastRun) -> str:
-    """The drop's interval; where a budget bounds the value itself, the value's."""
-    lower, upper = _value(run, "lower"), _value(run, "upper")
-    if lower is None or upper is None:
-        return _NONE
-    show = _signed if run.tags.get("quantity") in _DROPS else _number
-    return f"[{show(lower)}, {show(upper)}]"
-
-
-def _number(value: float | None) -> str:
-    if value is None:
-        return _NONE
-    return f"{value:.4f}" if abs(value) < 100 else f"{value:,.0f}"  # noqa: PLR2004
-
-
-def _signed(value: float | None) -> str:
-    return f"+{_number(value)}" if value is not None and value > 0 else _number(value)
-
-
-def _outcome(run: PastRun) -> Text:
-    """The outcome, and in a few words why it is not a pass."""
-    why = run.tags.get("error") if run.outcome == "error" else run.tags.get("blocked")
-    why = "logging was cut short" if run.outcome == "incomplete" else why
-    text = _plain(run.outcome)
-    text.stylize(_STYLES.get(run.outcome, "red"))
-    for mark, holds in (
-        ("stopped early", "stopped" in run.tags),
-        ("observed only", run.tags.get("mode") == "observe"),
-        ("by point estimates", run.tags.get("decision") == "point"),
-        ("attested", "attested" in run.tags),
-    ):
-        if holds:
-            text.append(f" ({mark})")
-    return text.append(": ").append(_plain(_cut(why))) if why else text
-
-
-def _cut(text: str) -> str:
-    text = " ".join(text.split())
-    return text if len(text) <= _LONGEST_REASON else f"{text[:_LONGEST_REASON].rstrip()} …"
-
-
-def _plain(text: str) -> Text:
-    """Text without markup, and without what would move a terminal's cursor."""
-    return Text("".join(letter if letter.isprintable() else " " for letter in text).strip())
+def _written(shown: str, out: Path) -> str:
+    try:
+        out.write_text(shown, encoding="utf-8", newline="")
+    except OSError as error:
+        raise UsageError(f"--out {out} cannot be written: {error.strerror}") from error
+    return f"wrote {out}\n"

@@ -78,7 +78,9 @@ def judge_by(loaded: LoadedPolicy, record: GateRecord, rows: Path) -> GateRecord
     return record.model_copy(
         update={
             "policy": policy,
-            "policy_source": PolicySource(file=str(loaded.budgets_file), lines=dict(loaded.lines)),
+            "policy_source": PolicySource(
+                file=str(loaded.budgets_file), lines=dict(loaded.lines), base=str(loaded.base)
+            ),
             "baseline": baseline,
             "comparisons": tuple(m.comparison for m in measured if m.comparison is not None),
             "alpha": alpha,
@@ -108,6 +110,8 @@ def _measured(
         ledger.alpha_of_attempt(policy.alpha, record.attempt or 1),
         fail_alpha=policy.alpha,
         rounds=record.process.rounds,
+        releases={one.against: {"size": float(one.bytes)} for one in record.releases},
+        bootstrap=record.bootstrap,
     )
 
 
@@ -147,7 +151,10 @@ def _by_its_table(record: GateRecord, finding: Finding) -> Comparison | None:
     found = finding.comparison
     if found is None or found.counts is None or found.method != exact.METHOD:
         return found
-    limit = next(b.limit for b in record.policy.judge.budgets if b.id == finding.budget)
+    known = {budget.id: budget.limit for budget in record.policy.judge.budgets}
+    limit = known.get(finding.budget)
+    if limit is None:
+        _refuse(record, f"it has a finding on {finding.budget}, which is no budget of its policy")
     table = found.counts
     p_pass, p_fail = exact.p_values(
         table.lost,
@@ -208,6 +215,13 @@ def _demand_measured(loaded: LoadedPolicy, record: GateRecord) -> None:
 
     Of models that ran elsewhere nothing is.
     """
+    budgets = loaded.policy.judge.budgets
+    held = next((b.against for b in budgets if not _is_held(record, b.against)), None)
+    if held is not None:
+        raise UsageError(
+            f"{loaded.file} has a budget against {held}, which the run that wrote record "
+            f"{record.id} was not held against: run the gate with this policy"
+        )
     unseen = MODEL_METRICS if record.attested else PROCESS_METRICS
     asked = {budget.metric for budget in loaded.policy.judge.budgets} & unseen.keys()
     missing = sorted(asked - record.process.measured)
@@ -216,6 +230,12 @@ def _demand_measured(loaded: LoadedPolicy, record: GateRecord) -> None:
             f"{loaded.file} has a budget on {', '.join(missing)}, which the run that wrote record "
             f"{record.id} did not measure: run the gate with this policy"
         )
+
+
+def _is_held(record: GateRecord, against: str) -> bool:
+    """Whether a record tells how INT8 does against it, or that there was none yet."""
+    known = {"fp32", *(one.against for one in record.releases)}
+    return against in known or record.lacks(against)
 
 
 def _rows(path: Path, record: GateRecord) -> Evaluation:

@@ -1,8 +1,8 @@
 """`gate plan`: before anything runs, the examples each budget needs and what a set can decide."""
 
 import tempfile
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from gate import formats, remote, tasks, trackers
 from gate.commands import _plan_html, _plan_text
 from gate.commands._plan_pages import History, Page, Setting, page
+from gate.commands._plan_past import asks, between_releases
 from gate.data import read
 from gate.errors import DataError, UsageError
 from gate.evidence import number
@@ -31,6 +32,7 @@ from gate.wording import QUANTITIES
 _LATEST = 3
 _NEW = "a candidate that was not judged yet"
 _JUDGED = frozenset({"pass", "fail", "inconclusive", "waived"})
+_PAIRED = ("drop", "relative_drop")
 _Entries = Sequence[Mapping[str, Any]]
 """Comparisons of one stored record."""
 
@@ -85,11 +87,13 @@ def _page(loaded: LoadedPolicy, tracker: Tracker) -> Page:
     policy = loaded.policy
     path = remote.local(policy.judge.held_out.path, loaded.base)
     data = _read(policy, path, loaded.base) if path.exists() else None
-    runs = _recorded(tracker, policy.model)
+    past = tracker.past(policy.model)
+    runs = _recorded(tracker, past)
     questions = [
         _question(policy, budget, data, [found for _, found in runs])
         for budget in policy.judge.budgets
     ]
+    questions = _with_flips(tracker, past, policy, questions)
     alpha, source = _alpha(policy, tracker)
     judge = policy.judge
     answers = plan_budgets(questions, alpha=alpha, early=judge.stopping == "early", seed=judge.seed)
@@ -148,10 +152,15 @@ def _question(
         budget=budget,
         kind=kind,
         slices=None if data is None else _slices(budget, data),
-        seen=tuple(rate for rate in seen if rate is not None),
+        seen=_distinct(rate for rate in seen if rate is not None),
         reference=_reference(policy, budget, found),
         spread=_spread(budget, runs) if kind == "spread" else None,
     )
+
+
+def _distinct(rates: Iterable[float]) -> tuple[float, ...]:
+    """Without those that read the same."""
+    return tuple({f"{rate:.3g}": rate for rate in rates}.values())
 
 
 def _kind(policy: Policy, budget: Budget, data: _Data | None) -> Kind:
@@ -243,10 +252,22 @@ def _size(index: Array | None, total: int) -> int:
 # ── earlier runs ──────────────────────────────────────────────────────────────────────────
 
 
-def _recorded(tracker: Tracker, model: str) -> list[tuple[PastRun, _Recorded]]:
+def _with_flips(
+    tracker: Tracker, past: Sequence[PastRun], policy: Policy, questions: Sequence[Question]
+) -> list[Question]:
+    """What no run was held against yet has the flips that releases had from one to the next."""
+    unknown = [q for q in questions if asks(q.budget) and q.kind in _PAIRED and not q.seen]
+    if not unknown:
+        return list(questions)
+    metrics = sorted({question.budget.metric for question in unknown})
+    flips = between_releases(tracker, past, policy, metrics)
+    return [replace(q, seen=flips[q.budget.metric]) if q in unknown else q for q in questions]
+
+
+def _recorded(tracker: Tracker, past: Sequence[PastRun]) -> list[tuple[PastRun, _Recorded]]:
     """The latest runs that were judged, newest first, with what their records compared."""
     found: list[tuple[PastRun, _Recorded]] = []
-    for run in tracker.past(model):
+    for run in past:
         record = tracker.record(run.run) if run.outcome in _JUDGED else None
         comparisons = (record or {}).get("comparisons")
         if isinstance(comparisons, list) and comparisons:

@@ -91,20 +91,19 @@ def recover(
     trust: bool = False,
     threads: int | None = None,
     progress: Progress | None = None,
+    bootstrap: bool = False,
 ) -> Recovery:
     """Search for the recipe with the most integer work, and gate its model.
 
     Args:
         policy: its file.
         candidate: as `run_gate`.
-        stage: of the winner's run.
-        out: for the winner's record, as `run_gate`.
+        stage, out: of the winner's run.
         tracker: as `run_gate`.
         trials: at the most, those of an interrupted search included.
         minutes: after which no trial begins or goes on; default: no limit.
-        trust: as `run_gate`.
-        threads: as `run_gate`.
         progress: told of each step.
+        trust, threads, bootstrap: as `run_gate`.
 
     Raises:
         GateError: nothing could be tried, or the winner could not be judged.
@@ -137,6 +136,7 @@ def recover(
         trust=trust,
         threads=threads,
         progress=told,
+        bootstrap=bootstrap,
     )
     return replace(found, finished=finished)
 

@@ -146,7 +146,8 @@ def _parted(blocker: str) -> tuple[str, str]:
 
 
 def _budgets(record: GateRecord) -> _Section:
-    titles = ("Budget", "FP32", "INT8", story.measured_title(record), "Outcome", "Why")
+    reference, measured = story.reference_title(record), story.measured_title(record)
+    titles = ("Budget", reference, "INT8", measured, "Outcome", "Why")
     head = f"{_cells(titles)}\n| --- | ---: | ---: | :--- | :--- | :--- |\n"
     lines = [line for group in story.groups(record) for line in _group(group)]
     more = "| {count} more rows, in record.json | | | | | |"

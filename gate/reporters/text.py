@@ -136,7 +136,13 @@ def _hanging(mark: str, text: str, style: str) -> RenderableType:
 def _budgets(record: GateRecord, width: int) -> Iterator[RenderableType]:
     groups = story.groups(record)
     shown = groups[:_GROUPS]
-    header = ("Budget", "FP32", "INT8", story.measured_title(record), "Outcome")
+    header = (
+        "Budget",
+        story.reference_title(record),
+        "INT8",
+        story.measured_title(record),
+        "Outcome",
+    )
     widths = _widths(header, [row for group in shown for row in group.rows], width)
     yield _line([Text(title, style="bold") for title in header], widths)
     yield Rule(style="dim")

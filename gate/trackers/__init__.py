@@ -1,13 +1,14 @@
 """Where runs are kept for good."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Protocol, cast
 
 from gate import door
 from gate.records import GateRecord
+from gate.registered import Bridge, Move, Version
 from gate.statistics.ledger import Attempt
 from gate.trials import Trial
 
@@ -39,12 +40,60 @@ class PastRun:
     name), int8, drop, lower, upper."""
     tags: dict[str, str]
     """Everything else it knows."""
+    limits: dict[str, float] = field(default_factory=dict)
+    """Each budget's, by its id."""
+
+
+class Registry(Protocol):
+    """Where releases are versions of a registered model, and aliases say which one serves.
+
+    Every method raises `TrackerError` where the store refuses or cannot be reached.
+    """
+
+    def versions(self, name: str) -> Sequence[Version]:
+        """Of a registered model, oldest first; none where there is no such model."""
+
+    def find(
+        self, name: str, *, version: str | None = None, alias: str | None = None
+    ) -> Version | None:
+        """The version of that number, or that the alias names; None where there is none."""
+
+    def fetch(self, version: Version, folder: Path) -> Path:
+        """Copy a version's INT8 ONNX file, and its external data, into an empty folder.
+
+        Returns the ONNX file. Whether it is what was judged is for the caller to prove.
+        """
+
+    def move(self, move: Move) -> None:
+        """Point `move.alias` at `move.version`, and write down that it was done, and by whom.
+
+        The intention is kept first, then the alias moves, then the entry is completed; the same
+        move again completes what was cut short. Raises `TrackerError`, with the alias where it
+        was, where it does not name `move.previous` any more.
+        """
+
+    def moves(self, model: str) -> Sequence[Move]:
+        """Every move of an alias of a policy's model that was written down, oldest first."""
+
+    def tag(self, version: Version, tags: Mapping[str, str]) -> None:
+        """Set the gate's own tags of a version, given without their prefix."""
+
+    def keep_bridge(self, bridge: Bridge, folder: Path) -> str:
+        """Keep a bridge with the row files that it names, which lie in `folder`; its run's id.
+
+        The same bridge again returns the same run.
+        """
+
+    def bridges(self, model: str) -> Sequence[tuple[str, Bridge]]:
+        """A policy's model's bridges with the ids of their runs, newest first."""
 
 
 class Tracker(Protocol):
     """Keeps records."""
 
     key: str
+    registry: Registry | None
+    """None where nothing registers releases."""
 
     def prepare(self) -> None:
         """Reach the store, before any work; fail within seconds where it is not there.
@@ -85,6 +134,9 @@ class Tracker(Protocol):
         """The stored record.json of a run, parsed; None where it is gone.
 
         Raises RecordError where it is damaged."""
+
+    def fetch(self, run: str, name: str, folder: Path) -> Path | None:
+        """Copy a file that was kept with a run into `folder`; None where run or file is gone."""
 
     def where(self) -> str:
         """The store, as a person would open it."""

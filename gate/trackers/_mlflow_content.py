@@ -16,6 +16,7 @@ LONGEST_PARAM = 6000
 LONGEST_DATASET = 500
 LONGEST_DIGEST = 36
 PREFIX = "gate."
+BUDGET = "budget/"
 NOTE = "mlflow.note.content"
 RECORD = "record.json"
 VERDICT = "report.md"
@@ -169,7 +170,7 @@ def opening_tags(record: GateRecord) -> dict[str, str]:
 def tags(record: GateRecord) -> dict[str, str]:
     """Hashes, versions, and what a history shows; all but the outcome."""
     used, splits = record.provenance, record.splits
-    values = {
+    values: dict[str, str | None] = {
         "source": record.candidate.source,
         "fp32_sha256": record.candidate.fp32_sha256,
         "int8_sha256": record.int8.sha256,
@@ -186,6 +187,7 @@ def tags(record: GateRecord) -> dict[str, str]:
         "mode": record.policy.judge.mode,
         "decision": record.policy.judge.decision,
         "ledger": record.ledger,
+        "bootstrap": "true" if record.bootstrap else None,
         "attested": record.attested[-1].runtime if record.attested else None,
         "stopped": record.stopped,
         "attempt": None if record.attempt is None else str(record.attempt),
@@ -193,6 +195,7 @@ def tags(record: GateRecord) -> dict[str, str]:
         "blocked": ", ".join(_blocked(record)) or None,
         **_primary_tags(record),
     }
+    values |= {release.against: release.uri for release in record.releases}
     return {
         f"{PREFIX}{key}": shortened(value, LONGEST_TAG)
         for key, value in values.items()
@@ -245,7 +248,18 @@ def _primary_tags(record: GateRecord) -> dict[str, str]:
     return {
         "metric": f"{_budget_name(record, finding)}{where}",
         "quantity": finding.comparison.quantity,
+        **_better(finding.comparison),
     }
+
+
+def _better(found: Comparison) -> dict[str, str]:
+    """Whether the metric is better high or low, as far as its values tell."""
+    before, after, worse = found.reference, found.int8, found.degradation
+    if before is None or after is None or worse is None or found.quantity == "ratio":
+        return {}
+    if before == after or worse == 0:
+        return {}
+    return {"better": "high" if (before > after) == (worse > 0) else "low"}
 
 
 def _primary(record: GateRecord) -> Finding | None:

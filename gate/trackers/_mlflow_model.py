@@ -15,15 +15,12 @@ import yaml
 from gate import artifact
 from gate.errors import TrackerError
 from gate.records import GateRecord, TensorInfo
+from gate.registered import registered_name
 from gate.trackers import _mlflow_content as content
+from gate.trackers import _mlflow_store as store
 
 _MODEL = "model"
 _NEEDED = ("onnx", "onnxruntime", "numpy")
-
-
-def registered_name(record: GateRecord) -> str:
-    """The registered model that a record's INT8 model becomes a version of."""
-    return f"{record.model}-int8"
 
 
 def judged_files(record: GateRecord, folder: Path) -> list[Path]:
@@ -108,24 +105,50 @@ def _schema(infos: tuple[TensorInfo, ...]) -> Any:
 
 def register(client: Any, run: Any, record: GateRecord, files: Sequence[Path]) -> str:
     """The version of the registered INT8 model that this run made; uploaded once."""
-    name, run_id = registered_name(record), run.info.run_id
-    _ensure_registered(client, name, record)
-    known = client.search_model_versions(f"name='{name}' and run_id='{run_id}'")
-    if known:
-        return str(known[0].version)
+    name, run_id = registered_name(record.model), run.info.run_id
+    if (known := _registered(client, name, run_id)) is not None:
+        return known
     for path in files:
         client.log_artifact(run_id, str(path), _MODEL)
     with tempfile.TemporaryDirectory(prefix="gate-") as scratch:
         describe(record, run_id, files[0], Path(scratch))
         client.log_artifacts(run_id, scratch, _MODEL)
-    version = client.create_model_version(
-        name,
-        source=f"{run.info.artifact_uri}/{_MODEL}",
-        run_id=run_id,
-        tags=content.version_tags(record),
-        description=f"INT8 of {record.candidate.source}; its verdict is not logged yet",
-    )
-    return str(version.version)
+
+    def version() -> str:
+        known = _registered(client, name, run_id)  # an answer may have been lost
+        return known or _created(client, name, run, record)
+
+    return store.insisted(version)
+
+
+def _registered(client: Any, name: str, run_id: str) -> str | None:
+    """The version that a run made; None where it made none."""
+    known = client.search_model_versions(f"name='{name}' and run_id='{run_id}'")
+    return str(known[0].version) if known else None
+
+
+def _created(client: Any, name: str, run: Any, record: GateRecord) -> str:
+    """A new version, and the registered model where this is its first."""
+    from mlflow.exceptions import MlflowException
+
+    def create() -> str:
+        with store.unrepeated():
+            made = client.create_model_version(
+                name,
+                source=f"{run.info.artifact_uri}/{_MODEL}",
+                run_id=run.info.run_id,
+                tags=content.version_tags(record),
+                description=f"INT8 of {record.candidate.source}",
+            )
+        return str(made.version)
+
+    try:
+        return create()
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+    _ensure_registered(client, name, record)
+    return create()
 
 
 def _ensure_registered(client: Any, name: str, record: GateRecord) -> None:

@@ -2,14 +2,16 @@
 
 import logging
 import os
+import random
 import re
 import sys
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from gate.errors import TrackerError
@@ -28,8 +30,12 @@ CHATTER = {"mlflow": logging.WARNING, "urllib3.connectionpool": logging.ERROR}
 _SQLITE_FILE = re.compile(r"(?P<dialect>sqlite(?:\+\w+)?:///)(?P<file>[^?:]+)(?P<rest>\?.*)?")
 _ADDRESS = re.compile(r"<[^<>]* object at 0x[0-9a-f]+>:? ?")
 _CAUSE = re.compile(r""".*\(Caused by \w+\(["']?(?:\w+\([^()]*\): )?(.+?)["']?\)+""")
+_DATABASES = ("sqlite", "postgres", "mysql", "mssql")
+_ROOT = "MLFLOW_DEFAULT_ARTIFACT_ROOT"
 _CONNECT_TIMEOUT_S = 5
 _LOCK_TIMEOUT_S = 120
+_PAUSES_S = (0.2, 0.5, 1.0)
+_ADVISORY_LOCK = 0x67617465  # "gate"; a database has one name space for all that lock in it
 _LONGEST_REASON = 400
 # what artifact stores raise, where their library is loaded
 _CLOUD_ERRORS = (
@@ -39,6 +45,8 @@ _CLOUD_ERRORS = (
     ("google.api_core.exceptions", "GoogleAPIError"),
     ("azure.core.exceptions", "AzureError"),
 )
+
+Made = TypeVar("Made")
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,13 +70,34 @@ class Place:
         return self.file is not None and not (self.file.exists() and self.file.stat().st_size)
 
     def artifacts(self, experiment: str) -> str | None:
-        """Where a new experiment keeps its artifacts; None where the server decides."""
-        return (self.file.parent / "mlruns" / experiment).as_uri() if self.file else None
+        """Where a new experiment keeps its artifacts; None where the server decides.
+
+        `MLFLOW_DEFAULT_ARTIFACT_ROOT` as `mlflow server` reads it, else beside a sqlite file.
+
+        Raises:
+            TrackerError: a database that other machines reach, and no root that they reach, too.
+        """
+        if not self.uri.startswith(_DATABASES):
+            return None
+        if root := os.environ.get(_ROOT, "").strip():
+            base = root if "://" in root else Path(root).absolute().as_uri()
+            return f"{base.rstrip('/')}/{experiment}"
+        if self.file is None:
+            raise TrackerError(
+                f"MLflow at {self.shown} is a database, which does not say where files are kept, "
+                f"and in the working folder nobody would find them: set {_ROOT} (`s3://…`, or a "
+                "folder that every machine reaches), or name a server in MLFLOW_TRACKING_URI"
+            )
+        return (self.file.parent / "mlruns" / experiment).as_uri()
 
     def lock(self) -> AbstractContextManager[Any]:
-        """Held while something is made that parallel runs would make twice."""
+        """Held while something is made that parallel runs would make twice.
+
+        On PostgreSQL it is an advisory lock of the database, so it holds for all machines; a
+        server and other databases have none. It is not reentrant.
+        """
         if self.file is None:
-            return nullcontext()
+            return _advisory(self) if self.uri.startswith("postgres") else nullcontext()
         from filelock import FileLock
 
         self.file.parent.mkdir(parents=True, exist_ok=True)
@@ -113,15 +142,16 @@ def opened(place: Place) -> Iterator[Any]:
 
 def _reached(place: Place) -> Any:
     """A client, after one answer from store and registry."""
-    with _environment(PROMPT, override=True), place.lock():
+    with _environment(PROMPT, override=True):
         _demand_writable(place)
-        if place.missing:
-            _create(place)
-        _knock(place)
-        client = _client(place.uri, place.registry)
-        client.search_experiments(max_results=1)
-        if place.file is not None or place.registry != place.uri:
-            client.search_registered_models(max_results=1)
+        with nullcontext() if place.file and not place.missing else place.lock():
+            if place.missing:
+                _create(place)
+            _knock(place)
+            client = _client(place.uri, place.registry)
+            client.search_experiments(max_results=1)
+            if place.file is not None or place.registry != place.uri:
+                client.search_registered_models(max_results=1)
     return client
 
 
@@ -144,17 +174,32 @@ def _create(place: Place) -> None:
 
 def _knock(place: Place) -> None:
     """Ask a database once: MLflow itself would try for 100 s before it says what is wrong."""
-    dialect = place.uri.partition(":")[0]
-    if not dialect.startswith(("sqlite", "postgres", "mysql", "mssql")):
+    if not place.uri.startswith(_DATABASES):
         return
     import sqlalchemy
 
-    timeout = {"connect_timeout": _CONNECT_TIMEOUT_S}
-    options = timeout if dialect.startswith(("postgres", "mysql")) else {}
-    engine = sqlalchemy.create_engine(
-        place.uri, connect_args=options, poolclass=sqlalchemy.pool.NullPool
-    )
-    sqlalchemy.inspect(engine).get_table_names()
+    sqlalchemy.inspect(_engine(place)).get_table_names()
+
+
+def _engine(place: Place) -> Any:
+    """A connection of the gate's own, which waits seconds at most for a database to answer."""
+    import sqlalchemy
+
+    remote = place.uri.startswith(("postgres", "mysql"))
+    options = {"connect_timeout": _CONNECT_TIMEOUT_S} if remote else {}
+    pool = sqlalchemy.pool.NullPool
+    return sqlalchemy.create_engine(place.uri, connect_args=options, poolclass=pool)
+
+
+@contextmanager
+def _advisory(place: Place) -> Iterator[None]:
+    """An advisory lock of a PostgreSQL database, held by a transaction that does nothing else."""
+    import sqlalchemy
+
+    with _engine(place).begin() as connection:
+        connection.execute(sqlalchemy.text(f"SET LOCAL lock_timeout = '{_LOCK_TIMEOUT_S}s'"))
+        connection.execute(sqlalchemy.text(f"SELECT pg_advisory_xact_lock({_ADVISORY_LOCK})"))
+        yield
 
 
 def _demand_writable(place: Place) -> None:
@@ -237,6 +282,32 @@ def _reason(error: BaseException, place: Place) -> str:
 def _without_user(uri: str) -> str:
     user, at, _ = urlsplit(uri).netloc.rpartition("@")
     return uri.replace(f"{user}@", "", 1) if at else uri
+
+
+# ── requests ──────────────────────────────────────────────────────────────────────────────
+
+
+@contextmanager
+def unrepeated() -> Iterator[None]:
+    """Inside, a request is sent once: one whose answer was lost would make its thing twice."""
+    with _environment({"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}, override=True):
+        yield
+
+
+def insisted(call: Callable[[], Made]) -> Made:
+    """The first answer of a call that may be made again, and looks for what it made before.
+
+    Where two gates make the same thing at once (a data set's row, the next version's number),
+    MLflow lets one of them fail.
+    """
+    from mlflow.exceptions import MlflowException
+
+    for longest in _PAUSES_S:
+        try:
+            return call()
+        except MlflowException:
+            time.sleep(random.uniform(0, longest))  # noqa: S311  (it only spreads the load)
+    return call()
 
 
 def pages(search: Any, **asked: Any) -> Iterator[Any]:

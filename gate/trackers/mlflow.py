@@ -3,37 +3,37 @@
 A run counts only when its tag `gate.complete` is true. That tag and the outcome are written last,
 in one request, so a run that was cut short never shows a verdict; logging its record again
 completes it. The INT8 model of a release is registered as `<model>-int8`, byte for byte, whatever
-its verdict; no alias is ever set here.
+its verdict; logging sets no alias: `MlflowRegistry.move` does, when it is told to.
 """
 
-import json
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any, NoReturn
 
-from gate.errors import RecordError, TrackerError
+from gate.errors import TrackerError
 from gate.records import GateRecord
+from gate.registered import registered_name
 from gate.statistics.ledger import Attempt
-from gate.trackers import PastRun
+from gate.trackers import PastRun, Registry
 from gate.trackers import _mlflow_content as content
+from gate.trackers import _mlflow_experiments as experiments
 from gate.trackers import _mlflow_ledger as ledger
 from gate.trackers import _mlflow_model as packaged
+from gate.trackers import _mlflow_past as past
 from gate.trackers import _mlflow_store as store
 from gate.trackers import _mlflow_trials as trials
+from gate.trackers._mlflow_registry import MlflowRegistry
 from gate.trials import Trial
 
-EXPERIMENTS = "gate/"
-METRICS_PER_BATCH = 1000
+METRICS_PER_BATCH = 800
+"""With as many params and tags as a request may hold, all it may hold: 1000."""
 OTHERS_PER_BATCH = 100
 OUTCOME = f"{content.PREFIX}outcome"
 COMPLETE = f"{content.PREFIX}complete"
-STAGE = f"{content.PREFIX}stage"
 VERSION = f"{content.PREFIX}version"
-OUTCOMES = frozenset({"pass", "fail", "inconclusive", "waived", "error"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +51,7 @@ class MlflowTracker:
     """Keeps records in the store that `MLFLOW_TRACKING_URI` names, else in `./mlflow.db`."""
 
     key = "mlflow"
+    registry: Registry | None = MlflowRegistry()
 
     def prepare(self) -> None:
         """Reach the store, making a sqlite one where there is none; 10 s at most.
@@ -89,7 +90,7 @@ class MlflowTracker:
         with store.opened(place) as client:
             tags = content.error_tags(model, stage=stage, source=source, error=error)
             with place.lock():
-                experiment = _experiment(client, place, model)
+                experiment = experiments.ensured(client, place, model)
             run = client.create_run(experiment, tags=tags, run_name=f"{stage}-error")
             client.set_terminated(run.info.run_id, "FAILED")
             _close(client, run.info.run_id, "error")
@@ -102,7 +103,7 @@ class MlflowTracker:
         """
         place = store.locate()
         with store.opened(place) as client, place.lock():
-            experiment = _experiment(client, place, model)
+            experiment = experiments.ensured(client, place, model)
             ledger.reserve(client, experiment, model=model, held_out=held_out, key=key)
             return ledger.attempts(client, experiment, held_out)
 
@@ -115,7 +116,7 @@ class MlflowTracker:
         place = store.locate()
         with store.opened(place) as client:
             with place.lock():
-                experiment = _experiment(client, place, model)
+                experiment = experiments.ensured(client, place, model)
                 parent = trials.parent(client, experiment, search)
             trials.log(client, experiment, parent, trial)
 
@@ -125,7 +126,7 @@ class MlflowTracker:
         Raises:
             TrackerError: the store cannot be reached or refused.
         """
-        with _kept(model) as found:
+        with experiments.kept(model) as found:
             return () if found is None else ledger.newest(*found)
 
     def past(self, model: str) -> Sequence[PastRun]:
@@ -134,13 +135,8 @@ class MlflowTracker:
         Raises:
             TrackerError: the store cannot be reached or refused.
         """
-        with _kept(model) as found:
-            if found is None:
-                return ()
-            runs = store.pages(found[0].search_runs, experiment_ids=[found[1]])
-            kept = [_past(run) for run in runs if STAGE in run.data.tags]
-        newest = sorted(kept, key=lambda run: (run.when, run.tags.get("record", "")), reverse=True)
-        return tuple(newest)
+        with experiments.kept(model) as found:
+            return () if found is None else past.runs(*found)
 
     def models(self) -> Sequence[str]:
         """Every model that has an experiment, sorted.
@@ -152,10 +148,7 @@ class MlflowTracker:
         if place.missing:
             return ()
         with store.opened(place) as client:
-            found = store.pages(
-                client.search_experiments, filter_string=f"name LIKE '{EXPERIMENTS}%'"
-            )
-            return tuple(sorted(entry.name.removeprefix(EXPERIMENTS) for entry in found))
+            return experiments.models(client)
 
     def record(self, run: str) -> dict[str, Any] | None:
         """The stored record.json of a run, parsed; None where the run or the file is gone.
@@ -167,12 +160,20 @@ class MlflowTracker:
         place = store.locate()
         if place.missing:
             return None
-        with store.opened(place) as client, tempfile.TemporaryDirectory(prefix="gate-") as scratch:
-            if content.RECORD not in _artifacts(client, run):
-                return None
-            # without dst_path a local store would hand out its own live file
-            text = Path(client.download_artifacts(run, content.RECORD, scratch)).read_bytes()
-        return _parsed(text, f"{content.RECORD} of run {run} in MLflow at {place.shown}")
+        with store.opened(place) as client:
+            return past.document(client, run, place.shown)
+
+    def fetch(self, run: str, name: str, folder: Path) -> Path | None:
+        """Copy a file that was kept with a run into `folder`; None where run or file is gone.
+
+        Raises:
+            TrackerError: the store cannot be reached or refused.
+        """
+        place = store.locate()
+        if place.missing:
+            return None
+        with store.opened(place) as client:
+            return past.fetch(client, run, name, folder)
 
     def where(self) -> str:
         """How a person opens the store: a command for a database, the address of a server."""
@@ -205,51 +206,29 @@ def _gather(record: GateRecord, folder: Path) -> _Files:
 
 def _begun(client: Any, place: store.Place, record: GateRecord) -> Any:
     """The record's run: the one that is there, else a new one."""
+
+    def begun() -> Any:
+        experiment = experiments.ensured(client, place, record.model)
+        if (run := _known(client, experiment, record.id)) is not None:
+            return run
+        with store.unrepeated():
+            return client.create_run(
+                experiment,
+                start_time=_milliseconds(record.created),
+                tags=content.opening_tags(record),
+                run_name=record.id,
+            )
+
     with place.lock():
-        experiment = _experiment(client, place, record.model)
-        name = f"{content.PREFIX}record"
-        known = client.search_runs([experiment], f"tags.`{name}` = {_quoted(record.id)}")
-        if known:
-            return known[0]
-        return client.create_run(
-            experiment,
-            start_time=_milliseconds(record.created),
-            tags=content.opening_tags(record),
-            run_name=record.id,
-        )
+        return store.insisted(begun)
 
 
-@contextmanager
-def _kept(model: str) -> Iterator[tuple[Any, str] | None]:
-    """The store and a model's experiment; None where there is neither."""
-    place = store.locate()
-    if place.missing:
-        yield None
-        return
-    with store.opened(place) as client:
-        experiment = client.get_experiment_by_name(f"{EXPERIMENTS}{model}")
-        yield None if experiment is None else (client, str(experiment.experiment_id))
-
-
-def _experiment(client: Any, place: store.Place, model: str) -> str:
-    """The id of a model's experiment, which is made where there is none."""
-    from mlflow.exceptions import MlflowException
-
-    name = f"{EXPERIMENTS}{model}"
-    known = client.get_experiment_by_name(name)
-    if known is None:
-        try:
-            return str(client.create_experiment(name, artifact_location=place.artifacts(name)))
-        except MlflowException as error:
-            known = client.get_experiment_by_name(name)
-            if known is None or error.error_code != "RESOURCE_ALREADY_EXISTS":
-                raise
-    if known.lifecycle_stage != "active":
-        _refuse(
-            f"MLflow at {place.shown}: the experiment {name!r} is deleted; restore it with "
-            f"`mlflow experiments restore --experiment-id {known.experiment_id}`"
-        )
-    return str(known.experiment_id)
+def _known(client: Any, experiment: str, record: str) -> Any:
+    """The run of a record; None where there is none."""
+    tag = f"{content.PREFIX}record"
+    found = client.search_runs([experiment], f"tags.`{tag}` = {_quoted(record)}")
+    # moves of an alias name the record that backs them, too
+    return next((run for run in found if past.STAGE in run.data.tags), None)
 
 
 def _fill(client: Any, run: Any, record: GateRecord, files: _Files) -> None:
@@ -258,7 +237,7 @@ def _fill(client: Any, run: Any, record: GateRecord, files: _Files) -> None:
     version = packaged.register(client, run, record, files.model) if files.model else None
     for path in files.evidence:
         client.log_artifact(run_id, str(path))
-    client.log_inputs(run_id, datasets=_datasets(record))
+    store.insisted(lambda: client.log_inputs(run_id, datasets=_datasets(record)))
     tags = content.tags(record)
     if files.note is not None:
         tags[content.NOTE] = content.shortened(files.note, content.LONGEST_TAG)
@@ -266,10 +245,8 @@ def _fill(client: Any, run: Any, record: GateRecord, files: _Files) -> None:
         tags[VERSION] = version
     _log(client, run_id, _milliseconds(record.created), record, tags)
     if version is not None:
-        name = packaged.registered_name(record)
+        name = registered_name(record.model)
         client.set_model_version_tag(name, version, OUTCOME, record.verdict.outcome)
-        told = f"{record.verdict.outcome.upper()}: INT8 of {record.candidate.source}"
-        client.update_model_version(name, version, description=told)
     seconds = sum(record.durations.values())
     end = _milliseconds(record.created) + round(1000 * seconds)
     client.set_terminated(run_id, "FINISHED", end_time=end)
@@ -277,16 +254,22 @@ def _fill(client: Any, run: Any, record: GateRecord, files: _Files) -> None:
 
 
 def _log(client: Any, run_id: str, when: int, record: GateRecord, tags: Mapping[str, str]) -> None:
-    """Metrics, params and tags, in as many requests as MLflow's limits ask for."""
+    """Metrics, params and tags, in as few requests as MLflow's limits allow."""
     from mlflow.entities import Metric, Param, RunTag
 
-    metrics = [Metric(key, value, when, 0) for key, value in content.metrics(record).items()]
-    for batch in _chunks(metrics, METRICS_PER_BATCH):
-        client.log_batch(run_id, metrics=batch)
-    params = [Param(key, value) for key, value in content.params(record).items()]
-    for batch in _chunks(params, OTHERS_PER_BATCH):
-        client.log_batch(run_id, params=batch)
-    client.log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()])
+    batches = zip_longest(
+        _chunks(
+            [Metric(key, value, when, 0) for key, value in content.metrics(record).items()],
+            METRICS_PER_BATCH,
+        ),
+        _chunks(
+            [Param(key, value) for key, value in content.params(record).items()], OTHERS_PER_BATCH
+        ),
+        _chunks([RunTag(key, value) for key, value in tags.items()], OTHERS_PER_BATCH),
+        fillvalue=(),
+    )
+    for numbers, settings, told in batches:
+        client.log_batch(run_id, metrics=numbers, params=settings, tags=told)
 
 
 def _close(client: Any, run_id: str, outcome: str) -> None:
@@ -306,58 +289,6 @@ def _datasets(record: GateRecord) -> list[Any]:
         )
         for role, sha256, fields in content.datasets(record)
     ]
-
-
-# ── reading back ──────────────────────────────────────────────────────────────────────────
-
-
-def _past(run: Any) -> PastRun:
-    known = {
-        key.removeprefix(content.PREFIX): value
-        for key, value in run.data.tags.items()
-        if key.startswith(content.PREFIX)
-    }
-    return PastRun(
-        run=run.info.run_id,
-        when=datetime.fromtimestamp(run.info.start_time / 1000, UTC),
-        stage=known["stage"],
-        outcome=_outcome(known),
-        candidate=known.get("candidate") or known.get("source", ""),
-        version=known.get("version"),
-        metrics={content.decode(key): value for key, value in run.data.metrics.items()},
-        tags=known,
-    )
-
-
-def _outcome(known: Mapping[str, str]) -> str:
-    outcome = known.get("outcome", "")
-    whole = known.get("complete") == "true" and outcome in OUTCOMES
-    return outcome if whole else "incomplete"
-
-
-def _artifacts(client: Any, run: str) -> set[str]:
-    from mlflow.exceptions import MlflowException
-
-    try:
-        return {file.path for file in client.list_artifacts(run)}
-    except MlflowException as error:
-        if error.error_code == "RESOURCE_DOES_NOT_EXIST":
-            return set()
-        raise
-
-
-def _parsed(text: bytes, name: str) -> dict[str, Any]:
-    try:
-        document = json.loads(text, parse_constant=_no_number)
-    except ValueError as error:
-        raise RecordError(f"{name} is damaged ({error}); delete that run in MLflow") from error
-    if not isinstance(document, dict):
-        raise RecordError(f"{name} is damaged (it is no JSON object); delete that run in MLflow")
-    return document
-
-
-def _no_number(constant: str) -> NoReturn:
-    raise ValueError(f"it holds {constant}")
 
 
 # ── small things ──────────────────────────────────────────────────────────────────────────

@@ -6,7 +6,7 @@ from typing import Any
 
 from gate.records import GateRecord
 from gate.statistics.ledger import Attempt
-from gate.trackers import PastRun
+from gate.trackers import PastRun, Registry
 from gate.trials import Trial
 
 
@@ -14,6 +14,7 @@ class NoTracker:
     """Remembers no run, so nothing is held against an earlier one."""
 
     key = "none"
+    registry: Registry | None = None
 
     def prepare(self) -> None:
         """Nothing has to be there."""
@@ -45,6 +46,10 @@ class NoTracker:
 
     def record(self, run: str) -> dict[str, Any] | None:  # noqa: ARG002
         """No record is kept."""
+        return None
+
+    def fetch(self, run: str, name: str, folder: Path) -> Path | None:  # noqa: ARG002
+        """No file is kept."""
         return None
 
     def where(self) -> str:

@@ -240,3 +240,17 @@ def batched_product() -> onnx.ModelProto:
     node = helper.make_node("MatMul", ["x", "w"], ["y"], "product")
     shapes: dict[str, Any] = {"x": [4, 3, 8, 32], "y": [4, 3, 8, 16]}
     return model([node], {"x": shapes["x"]}, {"y": shapes["y"]}, {"w": weights(3, 32, 16)})
+
+
+def retouched(source: Path, path: Path, *, by: float = 0.01, seed: int = 3) -> Path:
+    """A model whose weights differ by as much as a retraining moves them."""
+    model, rng = onnx.load(source), np.random.default_rng(seed)
+    for weight in model.graph.initializer:
+        values = numpy_helper.to_array(weight)
+        if values.dtype == np.float32 and values.ndim > 1:
+            noise = by * values.std() * rng.standard_normal(values.shape)
+            weight.CopyFrom(
+                numpy_helper.from_array((values + noise).astype(np.float32), weight.name)
+            )
+    onnx.save(model, path)
+    return path

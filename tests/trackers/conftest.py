@@ -1,8 +1,11 @@
-"""A record, a folder as a run leaves it, and stores that are copies of one empty template."""
+"""A record, a folder as a run leaves it, and stores: copies of one empty template, and real ones.
+
+Real ones are started once a session and emptied before each test that asks for one.
+"""
 
 import hashlib
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -11,6 +14,8 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper
+from trackers import stores
+from trackers.releases import a_move
 
 from gate import recipes
 from gate.policy import Policy
@@ -30,6 +35,8 @@ from gate.records import (
 
 START = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 Kept = tuple[GateRecord, Path]
+Server = tuple[str, str]
+"""Its address, and the database behind it."""
 
 
 def sha(text: str) -> str:
@@ -203,5 +210,99 @@ def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, empty_store: Path
     shutil.copyfile(empty_store, folder / "mlflow.db")
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.delenv("MLFLOW_REGISTRY_URI", raising=False)
+    monkeypatch.delenv("MLFLOW_DEFAULT_ARTIFACT_ROOT", raising=False)
     monkeypatch.chdir(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def released(
+    tmp_path_factory: pytest.TempPathFactory, empty_store: Path
+) -> tuple[Path, GateRecord, GateRecord]:
+    """A sqlite store with two releases, made once; its artifacts stay where it was made."""
+    from gate.trackers.mlflow import TRACKER
+
+    folder = tmp_path_factory.mktemp("released")
+    shutil.copyfile(empty_store, folder / "mlflow.db")
+    with pytest.MonkeyPatch.context() as patch:
+        for name in ("TRACKING_URI", "REGISTRY_URI", "DEFAULT_ARTIFACT_ROOT"):
+            patch.delenv(f"MLFLOW_{name}", raising=False)
+        patch.chdir(folder)
+        kept = [keep(build_record(n, stage="release"), folder / str(n)) for n in range(2)]
+        for one in kept:
+            TRACKER.log(*one)
+    return folder / "mlflow.db", kept[0][0], kept[1][0]
+
+
+@pytest.fixture
+def client(workplace: Path) -> Any:
+    from mlflow import MlflowClient
+
+    uri = f"sqlite:///{workplace / 'mlflow.db'}"
+    return MlflowClient(tracking_uri=uri, registry_uri=uri)
+
+
+@pytest.fixture
+def two(
+    client: Any, workplace: Path, released: tuple[Path, GateRecord, GateRecord]
+) -> tuple[GateRecord, GateRecord]:
+    """Two releases; production names the first."""
+    from gate.trackers.mlflow import TRACKER
+
+    shutil.copyfile(released[0], workplace / "mlflow.db")
+    assert TRACKER.registry is not None
+    TRACKER.registry.move(a_move(released[1], "1", None))
+    return released[1], released[2]
+
+
+# ── real stores ───────────────────────────────────────────────────────────────────────────
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[str]:
+    """A PostgreSQL cluster: the URI of its databases, without their name."""
+    programs = stores.postgres_programs()
+    if programs is None:
+        pytest.skip("PostgreSQL is not installed: apt-get install postgresql")
+    with stores.postgres(programs) as base:
+        yield base
+
+
+@pytest.fixture(scope="session")
+def s3() -> Iterator[dict[str, str]]:
+    """An S3-compatible store with the bucket `gate`: the environment that reaches it."""
+    with stores.s3() as reach:
+        yield reach
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> Iterator[Server]:
+    """An MLflow server on sqlite, with artifacts in a folder."""
+    folder = tmp_path_factory.mktemp("server")
+    shutil.copyfile(empty_store, folder / "mlflow.db")
+    database = f"sqlite:///{folder / 'mlflow.db'}"
+    with stores.server(folder, database, str(folder / "artifacts")) as address:
+        yield address, database
+
+
+@pytest.fixture(scope="session")
+def postgres_database(postgres: str) -> str:
+    """An MLflow database of that cluster, reached directly."""
+    from gate.trackers.mlflow import TRACKER
+
+    stores.execute(f"{postgres}/postgres", "CREATE DATABASE direct")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MLFLOW_TRACKING_URI", f"{postgres}/direct")
+        TRACKER.prepare()
+    return f"{postgres}/direct"
+
+
+@pytest.fixture(scope="session")
+def large_server(
+    tmp_path_factory: pytest.TempPathFactory, postgres: str, s3: dict[str, str]
+) -> Iterator[str]:
+    """An MLflow server on PostgreSQL, with artifacts on S3; not emptied by anybody."""
+    stores.execute(f"{postgres}/postgres", "CREATE DATABASE served")
+    folder = tmp_path_factory.mktemp("large-server")
+    with stores.server(folder, f"{postgres}/served", "s3://gate/server", s3) as address:
+        yield address

@@ -1,23 +1,35 @@
 """What every registered tracker does."""
 
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from trackers import stores
+from trackers.releases import NAME, a_move
 
-from gate import trackers
-from gate.errors import UsageError
+from gate import artifact, trackers
+from gate.errors import TrackerError, UsageError
 from gate.recipes import RECIPES
 from gate.records import GateRecord
-from gate.trackers import PastRun, Tracker
+from gate.registered import Bridge
+from gate.trackers import PastRun, Registry, Tracker
 from gate.trials import Trial
 
 Keep = Callable[..., tuple[GateRecord, Path]]
 
 
-@pytest.fixture(params=sorted(trackers.TRACKERS))
-def tracker(request: pytest.FixtureRequest, workplace: Path) -> Tracker:
-    found = trackers.get(request.param)
+OTHERS = sorted({*trackers.TRACKERS} - {"mlflow"})
+
+
+@pytest.fixture(params=[*OTHERS, *stores.KINDS])
+def tracker(
+    request: pytest.FixtureRequest, workplace: Path, monkeypatch: pytest.MonkeyPatch
+) -> Tracker:
+    """Every tracker; MLflow's on each kind of store."""
+    if request.param in stores.KINDS:
+        stores.use(request.param, request, monkeypatch)
+    found = trackers.get(request.param if request.param in OTHERS else "mlflow")
     found.prepare()
     return found
 
@@ -131,3 +143,141 @@ def test_attempts_are_those_on_the_newest_set(tracker: Tracker) -> None:
         if tracker.reserve("digits-cnn", held_out=held_out * 64, key=key) is None:
             return
     assert [attempt.key for attempt in tracker.attempts("digits-cnn")] == ["two", "four"]
+
+
+# ── files and releases ────────────────────────────────────────────────────────────────────
+
+
+def test_a_file_comes_back_as_it_was_kept(tracker: Tracker, kept: Keep, tmp_path: Path) -> None:
+    record, folder = kept()
+    run = tracker.log(record, folder)
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    if not tracker.past(record.model):
+        assert tracker.fetch(run, "rows.npz", copy) is None
+        return
+    found = tracker.fetch(run, "rows.npz", copy)
+    assert found is not None
+    assert found.parent == copy
+    assert found.read_bytes() == (folder / "rows.npz").read_bytes()
+    found.write_bytes(b"changed")  # a copy, and not what the store keeps
+    again = tracker.fetch(run, "rows.npz", copy)
+    assert again is not None
+    assert again.read_bytes() == (folder / "rows.npz").read_bytes()
+    for gone in ((run, "nothing.npz"), ("0" * 32, "rows.npz"), (run, "../rows.npz")):
+        assert tracker.fetch(*gone, copy) is None
+
+
+@pytest.fixture
+def registry(tracker: Tracker) -> Registry:
+    if tracker.registry is None:
+        pytest.skip("registers no releases")
+    return tracker.registry
+
+
+def test_a_release_is_a_version_with_its_bytes(
+    tracker: Tracker, registry: Registry, kept: Keep, tmp_path: Path
+) -> None:
+    records = [kept(number, stage="release", external=number == 1) for number in range(2)]
+    runs = [tracker.log(*one) for one in records]
+    tracker.log(*kept(5))  # a pull request releases nothing
+    versions = list(registry.versions(NAME))
+    assert [version.number for version in versions] == [1, 2]
+    assert [version.run for version in versions] == runs
+    for version, (record, _) in zip(versions, records, strict=True):
+        told = {"record": record.id, "int8_sha256": record.int8.sha256, "outcome": "pass"}
+        assert told.items() <= version.tags.items()
+        assert version.aliases == ()
+        folder = tmp_path / f"fetched {version.version}"
+        folder.mkdir()
+        model = registry.fetch(version, folder)
+        assert artifact.sha256_of(*artifact.files(model)) == record.int8.sha256
+        assert {*folder.iterdir()} == {*artifact.files(model)}
+        assert registry.find(NAME, version=version.version) == version
+
+
+def test_what_is_not_registered_is_none(registry: Registry) -> None:
+    assert list(registry.versions(NAME)) == list(registry.moves("digits-cnn")) == []
+    assert list(registry.bridges("digits-cnn")) == []
+    assert registry.find(NAME, alias="production") is None
+    assert registry.find(NAME, version="1") is None
+
+
+def test_an_alias_moves_and_it_is_written_down(
+    tracker: Tracker, registry: Registry, kept: Keep
+) -> None:
+    records = [kept(number, stage="release") for number in range(2)]
+    for one in records:
+        tracker.log(*one)
+    assert registry.find(NAME, alias="production") is None
+    first = a_move(records[0][0], "1", None)
+    second = a_move(records[1][0], "2", "1")
+    back = a_move(records[0][0], "1", "2", kind="rollback")
+    for move in (first, second, back):
+        registry.move(move)
+        found = registry.find(NAME, alias="production")
+        assert found is not None
+        assert (found.version, found.aliases) == (move.version, ("production",))
+        assert "by ada" in found.tags["promoted.production"]
+    assert list(registry.moves("digits-cnn")) == [first, second, back]
+    assert [version.aliases for version in registry.versions(NAME)] == [("production",), ()]
+    registry.move(back)  # the same again changes nothing
+    assert len(registry.moves("digits-cnn")) == 3
+    assert len(tracker.past("digits-cnn")) == 2  # a move is no run of the gate
+    assert tracker.log(*records[0]) == registry.versions(NAME)[0].run
+
+
+def test_an_alias_that_somebody_moved_stays(
+    tracker: Tracker, registry: Registry, kept: Keep
+) -> None:
+    records = [kept(number, stage="release") for number in range(3)]
+    for one in records:
+        tracker.log(*one)
+    registry.move(a_move(records[0][0], "1", None))
+    for previous, message in (("2", "version 1, and not version 2"), (None, "version 1, and not")):
+        with pytest.raises(TrackerError, match=message):
+            registry.move(a_move(records[2][0], "3", previous))
+    with pytest.raises(TrackerError, match="version 9 of digits-cnn-int8 is gone"):
+        registry.move(a_move(records[2][0], "9", "1"))
+    found = registry.find(NAME, alias="production")
+    assert found is not None
+    assert found.version == "1"
+    assert len(registry.moves("digits-cnn")) == 1
+
+
+def test_a_tag_comes_back_without_its_prefix(
+    tracker: Tracker, registry: Registry, kept: Keep
+) -> None:
+    tracker.log(*kept(stage="release"))
+    registry.tag(registry.versions(NAME)[0], {"rolled_back": "yes", "note": "ü"})
+    assert {"rolled_back": "yes", "note": "ü"}.items() <= registry.versions(NAME)[0].tags.items()
+
+
+def test_a_bridge_is_kept_once_with_its_rows(
+    tracker: Tracker, registry: Registry, tmp_path: Path
+) -> None:
+    folder = tmp_path / "bridge"
+    folder.mkdir()
+    (folder / "rows.1.npz").write_bytes(b"rows")
+    bridges = [a_bridge(number, folder) for number in range(2)]
+    runs = [registry.keep_bridge(bridge, folder) for bridge in bridges]
+    assert registry.keep_bridge(bridges[0], folder) == runs[0]
+    assert list(registry.bridges("digits-cnn")) == [(runs[1], bridges[1]), (runs[0], bridges[0])]
+    assert list(registry.bridges("another")) == []
+    found = tracker.fetch(runs[0], "rows.1.npz", tmp_path)
+    assert found is not None
+    assert found.read_bytes() == b"rows"
+    assert list(tracker.past("digits-cnn")) == []  # a bridge is no run of the gate
+    (folder / "rows.1.npz").write_bytes(b"others")
+    with pytest.raises(TrackerError, match="not the rows of the bridge"):
+        registry.keep_bridge(bridges[1], folder)
+
+
+def a_bridge(number: int, folder: Path) -> Bridge:
+    rows = {"rows": "rows.1.npz", "rows_sha256": artifact.sha256_of(folder / "rows.1.npz")}
+    values = {"before": {"accuracy": 0.95}, "after": {"accuracy": 0.94}}
+    release = {"version": "1", "record": "r", "int8_sha256": "s", "roles": ("anchor",)}
+    created = datetime(2026, 4, 1 + number, tzinfo=UTC)
+    told = {"id": f"{created:%Y%m%d}-b", "created": created, "model": "digits-cnn"}
+    sets = {"before": "a" * 64, "after": "b" * 64}
+    return Bridge.model_validate({**told, **sets, "releases": [{**release, **values, **rows}]})

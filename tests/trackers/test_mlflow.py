@@ -3,8 +3,6 @@ import json
 import logging
 import os
 import socket
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -29,14 +27,6 @@ Keep = Callable[..., Kept]
 SOURCE = str(Path(gate.__file__).parent.parent)
 EVIDENCE = {"record.json", "report.md", "rows.npz"}
 MODEL_FILES = {"MLmodel", "requirements.txt", "python_env.yaml", "model.int8.onnx"}
-
-
-@pytest.fixture
-def client(workplace: Path) -> Any:
-    from mlflow import MlflowClient
-
-    uri = f"sqlite:///{workplace / 'mlflow.db'}"
-    return MlflowClient(tracking_uri=uri, registry_uri=uri)
 
 
 def files_of(client: Any, run: str, folder: str | None = None) -> set[str]:
@@ -458,38 +448,6 @@ def test_what_an_interrupted_start_left_is_replaced(workplace: Path) -> None:
 
 
 # ── what it leaves behind ─────────────────────────────────────────────────────────────────
-
-FIRST_RUN = """
-import os
-from gate.trackers.mlflow import TRACKER
-before = dict(os.environ)
-TRACKER.prepare()
-TRACKER.log_error("m", stage="pr", source=str(os.getpid()), error="e")
-assert dict(os.environ) == before, set(os.environ) ^ set(before)
-"""
-
-
-def first_run(folder: Path) -> subprocess.Popen[str]:
-    environment = {k: v for k, v in os.environ.items() if not k.startswith(("MLFLOW", "_MLFLOW"))}
-    return subprocess.Popen(
-        [sys.executable, "-c", FIRST_RUN],
-        cwd=folder,
-        env=environment | {"PYTHONPATH": SOURCE},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
-def test_parallel_first_runs_share_a_fresh_store_in_silence(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    runs = [first_run(tmp_path) for _ in range(4)]
-    assert [run.communicate(timeout=120) for run in runs] == [("", "")] * 4
-    assert [run.returncode for run in runs] == [0] * 4
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    monkeypatch.chdir(tmp_path)
-    assert [run.outcome for run in TRACKER.past("m")] == ["error"] * 4
 
 
 def test_the_process_is_left_as_it_was(

@@ -1,0 +1,273 @@
+"""Releases that INT8 is held against: end to end, on a real store, with every way to lose one."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from support.line import ANCHOR, MODEL, PRODUCTION, policy, promoted, released
+from support.project import CNN, WIDE_RANGE, Project
+
+from gate import errors, trackers
+from gate.cli import exit_code_of
+from gate.commands.judge import judge
+from gate.records import GateRecord
+from gate.registered import Version, registered_name
+
+
+def code(line: Project, candidate: Path = CNN, *arguments: str) -> int:
+    return exit_code_of(["run", str(line.policy), "--candidate", str(candidate), *arguments])
+
+
+# ── the first one ─────────────────────────────────────────────────────────────────────────
+
+
+def test_a_first_release_says_so_and_what_was_not_judged(
+    first_release: tuple[Path, GateRecord],
+) -> None:
+    _, record = first_release
+    assert record.bootstrap
+    assert record.releases == ()
+    first, second = record.verdict.findings
+    assert (first.outcome, record.verdict.outcome) == ("pass", "pass")
+    assert (second.outcome, second.comparison, second.blocking) == ("inconclusive", None, False)
+    assert "--bootstrap" in second.reason
+    assert judge(first_release[0] / "first").verdict == record.verdict
+
+
+def test_without_production_nothing_is_judged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    assert code(policy(Project(tmp_path), PRODUCTION)) == 4
+    said = capfd.readouterr().err
+    assert "no version with the alias 'production'" in said
+    assert "--bootstrap" in said
+
+
+def test_a_first_release_is_no_such_once_one_has_passed(
+    line: Project, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert code(policy(line, PRODUCTION), CNN, "--bootstrap") == 2
+    assert f"models:/{MODEL}-int8/1 has passed" in capfd.readouterr().err
+
+
+def test_what_needs_a_memory_is_refused_without_one(
+    line: Project, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert code(policy(line, PRODUCTION), CNN, "--tracker", "none") == 2
+    assert "--tracker mlflow" in capfd.readouterr().err
+    assert code(policy(line), CNN, "--tracker", "none", "--bootstrap") == 2
+
+
+# ── held against ──────────────────────────────────────────────────────────────────────────
+
+
+def test_stored_rows_pair_two_releases_without_running_the_first(
+    line: Project, first_release: tuple[Path, GateRecord]
+) -> None:
+    policy(line, PRODUCTION, ANCHOR, anchor=f"models:/{MODEL}-int8/1")
+    record = released(line, WIDE_RANGE, out=line.folder / "out")
+    production, anchor = record.releases
+    assert (production.against, anchor.against) == ("production", "anchor")
+    assert production.rows == anchor.rows == "stored"
+    assert production.record == first_release[1].id
+    assert "production" not in record.durations
+    own, against, cumulative = (finding.comparison for finding in record.verdict.findings)
+    assert own is not None
+    assert against is not None
+    assert cumulative is not None
+    # what INT8 has is the same, what it is held against is the INT8 of version 1
+    assert own.int8 == against.int8 == cumulative.int8
+    assert against.reference == first_release[1].verdict.findings[0].comparison.int8  # type: ignore[union-attr]
+    assert [finding.outcome for finding in record.verdict.findings] == ["fail"] * 3
+    assert judge(line.folder / "out").verdict == record.verdict
+
+
+def test_the_same_release_again_loses_nothing(line: Project) -> None:
+    record = released(policy(line, PRODUCTION))
+    against = record.verdict.findings[1].comparison
+    assert record.verdict.outcome == "pass"
+    assert against is not None
+    assert against.degradation == 0.0
+    assert against.counts is not None
+    assert (against.counts.lost, against.counts.gained) == (0, 0)
+
+
+def test_examples_that_were_deleted_leave_the_rest_paired(line: Project) -> None:
+    line.change(
+        "held_out",
+        lambda columns: columns.update({k: v[7:] for k, v in columns.items()}),
+    )
+    record = released(policy(line, PRODUCTION))
+    assert record.releases[0].rows == "stored, by content"
+    assert record.verdict.findings[1].comparison is not None
+    assert record.verdict.findings[1].comparison.n == 993
+
+
+def test_an_example_that_was_changed_is_none_that_was_deleted(line: Project) -> None:
+    def spoil(columns: dict[str, Any]) -> None:
+        columns["image"] = columns["image"][1:].copy()
+        columns["image"][0] *= 0.5
+        columns.update({k: columns[k][1:] for k in columns if k != "image"})
+
+    line.change("held_out", spoil)
+    assert released(policy(line, PRODUCTION)).releases[0].rows == "evaluated"
+
+
+def test_another_target_is_another_example(line: Project) -> None:
+    def spoil(columns: dict[str, Any]) -> None:
+        columns.update({k: v[1:].copy() for k, v in columns.items()})
+        columns["target"][0] = (columns["target"][0] + 1) % 10
+
+    line.change("held_out", spoil)
+    assert released(policy(line, PRODUCTION)).releases[0].rows == "evaluated"
+
+
+def test_on_another_set_the_model_of_the_release_is_run(
+    line: Project, first_release: tuple[Path, GateRecord]
+) -> None:
+    def renamed(columns: dict[str, Any]) -> None:
+        columns["id"] = np.array([f"new-{i}" for i in range(len(columns["target"]))])
+
+    line.change("held_out", renamed)
+    record = released(policy(line, PRODUCTION), WIDE_RANGE)
+    assert record.releases[0].rows == "evaluated"
+    assert "production" in record.durations
+    against = record.verdict.findings[1].comparison
+    assert against is not None
+    # the same examples under other names: run again it gives what it gave
+    assert against.reference == first_release[1].verdict.findings[0].comparison.int8  # type: ignore[union-attr]
+
+
+def test_rows_that_are_gone_are_made_again(line: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    tracker = trackers.get("mlflow")
+    monkeypatch.setattr(type(tracker), "fetch", lambda *_: None)
+    assert released(policy(line, PRODUCTION)).releases[0].rows == "evaluated"
+
+
+def test_a_judged_policy_against_what_was_not_held_against_is_refused(line: Project) -> None:
+    released(policy(line), out=line.folder / "out")
+    policy(line, PRODUCTION)
+    with pytest.raises(errors.UsageError, match="budget against production"):
+        judge(line.folder / "out", str(line.policy))
+
+
+def test_early_stopping_and_releases_do_not_go_together(line: Project) -> None:
+    policy(line, PRODUCTION, stopping="early")
+    with pytest.raises(errors.PolicyError, match="stopping: full"):
+        released(line)
+
+
+# ── what can be wrong with one ────────────────────────────────────────────────────────────
+
+
+def version_one() -> tuple[Any, Version]:
+    registry = trackers.get("mlflow").registry
+    assert registry is not None
+    found = registry.find(registered_name(MODEL), version="1")
+    assert found is not None
+    return registry, found
+
+
+def test_an_anchor_that_was_deleted_is_an_error(
+    line: Project, capfd: pytest.CaptureFixture[str]
+) -> None:
+    policy(line, ANCHOR, anchor=f"models:/{MODEL}-int8/9")
+    assert code(line) == 4
+    assert f"models:/{MODEL}-int8/9 is not in the registry" in capfd.readouterr().err
+
+
+def test_a_release_that_did_not_pass_is_nothing_to_be_held_against(
+    line: Project, first_release: tuple[Path, GateRecord], capfd: pytest.CaptureFixture[str]
+) -> None:
+    bad = released(policy(line), WIDE_RANGE)
+    promoted("2", bad, previous="1")
+    assert code(policy(line, PRODUCTION)) == 4
+    said = capfd.readouterr().err
+    assert "no release that passed" in said
+    assert "gate rollback" in said
+
+
+def test_a_version_that_says_something_else_than_its_record_is_an_error(
+    line: Project, capfd: pytest.CaptureFixture[str]
+) -> None:
+    registry, version = version_one()
+    registry.tag(version, {"int8_sha256": "0" * 64})
+    assert code(policy(line, PRODUCTION)) == 4
+    assert "one of them was changed" in capfd.readouterr().err
+
+
+def _tampered(name: str) -> Callable[..., Any]:
+    tracker = trackers.get("mlflow")
+    fetch = type(tracker).fetch
+
+    def tampering(self: Any, run: str, wanted: str, folder: Path) -> Path | None:
+        path = fetch(self, run, wanted, folder)
+        if path is not None and wanted == name:
+            path.write_bytes(path.read_bytes() + b"\0")
+        return path
+
+    return tampering
+
+
+def test_rows_that_were_changed_in_the_store_are_an_error(
+    line: Project, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(type(trackers.get("mlflow")), "fetch", _tampered("rows.npz"))
+    assert code(policy(line, PRODUCTION)) == 4
+    assert "is not what was written for" in capfd.readouterr().err
+
+
+def test_a_model_that_was_changed_in_the_store_is_not_run(
+    line: Project, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    registry, _ = version_one()
+    fetch = type(registry).fetch
+
+    def tampering(self: Any, version: Version, folder: Path) -> Path:
+        path: Path = fetch(self, version, folder)
+        path.write_bytes(path.read_bytes() + b"\0")
+        return path
+
+    monkeypatch.setattr(type(registry), "fetch", tampering)
+    monkeypatch.setattr(type(trackers.get("mlflow")), "fetch", lambda *_: None)
+    assert code(policy(line, PRODUCTION)) == 4
+    assert "is not the one that was judged" in capfd.readouterr().err
+
+
+def test_a_release_of_other_classes_is_an_error(
+    line: Project, capfd: pytest.CaptureFixture[str]
+) -> None:
+    names = [f"digit {index}" for index in range(10)]
+    line.spec["build"]["classes"] = names
+    first = released(policy(line))
+    promoted("2", first, previous="1")
+    line.spec["build"]["classes"] = names[::-1]
+    assert code(policy(line, PRODUCTION)) == 4
+    assert "classes are not this policy's" in capfd.readouterr().err
+
+
+def test_a_dead_tracker_stops_before_the_work_where_releases_are_needed(
+    line: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    policy(line, PRODUCTION)
+    with pytest.raises(errors.TrackerError):
+        released(line, out=line.folder / "out")
+    assert not (line.folder / "out" / "record.json").exists()
+
+
+def test_reports_say_what_it_was_held_against(line: Project) -> None:
+    released(policy(line, PRODUCTION), out=line.folder / "out")
+    for name in ("report.md", "report.txt"):
+        file = line.folder / "out" / name
+        if file.exists():
+            said = file.read_text()
+            assert f"models:/{MODEL}-int8/1" in said
+            assert "Reference" in said
+    record = json.loads((line.folder / "out" / "record.json").read_text())
+    assert record["comparisons"][1]["against"] == "production"
