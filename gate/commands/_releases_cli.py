@@ -53,7 +53,7 @@ def rebase(model: str, held_out: str, tracker: str, format_: str, **options: Any
 @click.option("--every", type=click.IntRange(min=1), default=60, show_default=True, metavar="S")
 @click.option("--once", is_flag=True, help="Gate what is there, exit with the worst code.")
 @click.option("--again", is_flag=True, help="Also what another policy, or stage, judged.")
-@click.option("--out", type=click.Path(path_type=Path), help="A folder a run in it.")
+@click.option("--out", type=click.Path(path_type=Path), help="Each run gets a folder in it.")
 @click.option("--threads", type=click.IntRange(min=1), help="Of one inference; default: all.")
 @click.option("--trust", is_flag=True, help="Allow formats that run code on load (.pt2).")
 @_TRACKER

@@ -13,6 +13,7 @@ from gate.registered import Bridge
 from gate.trackers import _mlflow_content as content
 from gate.trackers import _mlflow_experiments as experiments
 from gate.trackers import _mlflow_past as past
+from gate.trackers import _mlflow_sql as sql
 from gate.trackers import _mlflow_store as store
 
 _FILE = "bridge.json"
@@ -84,6 +85,11 @@ def _begun(client: Any, place: store.Place, bridge: Bridge) -> Any:
     }
     with store.unrepeated():
         return client.create_run(experiment, tags=tags, run_name=f"bridge-{bridge.id}")
+
+
+def is_any(tables: sql.Tables, experiment: int) -> bool:
+    """Whether a model has a bridge: what it says lies in files, which MLflow hands out."""
+    return bool(tables.tagged(experiment, _BRIDGE, prefix=_COMPLETE, deleted=False))
 
 
 def every(client: Any, experiment: str) -> tuple[tuple[str, Bridge], ...]:

@@ -7,13 +7,13 @@ from typing import Any
 from gate.errors import TrackerError
 from gate.trackers import _mlflow_store as store
 
-_FOLDER = "gate/"
+FOLDER = "gate/"
 
 
 def models(client: Any) -> tuple[str, ...]:
     """Every model that has an experiment, sorted."""
-    found = store.pages(client.search_experiments, filter_string=f"name LIKE '{_FOLDER}%'")
-    return tuple(sorted(entry.name.removeprefix(_FOLDER) for entry in found))
+    found = store.pages(client.search_experiments, filter_string=f"name LIKE '{FOLDER}%'")
+    return tuple(sorted(entry.name.removeprefix(FOLDER) for entry in found))
 
 
 @contextmanager
@@ -28,7 +28,7 @@ def kept(model: str) -> Iterator[tuple[Any, str] | None]:
         yield None
         return
     with store.opened(place) as client:
-        experiment = client.get_experiment_by_name(f"{_FOLDER}{model}")
+        experiment = client.get_experiment_by_name(f"{FOLDER}{model}")
         yield None if experiment is None else (client, str(experiment.experiment_id))
 
 
@@ -40,7 +40,7 @@ def ensured(client: Any, place: store.Place, model: str) -> str:
     """
     from mlflow.exceptions import MlflowException
 
-    name = f"{_FOLDER}{model}"
+    name = f"{FOLDER}{model}"
     known = client.get_experiment_by_name(name)
     if known is None:
         try:

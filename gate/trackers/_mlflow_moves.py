@@ -3,7 +3,7 @@
 import re
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from datetime import UTC, datetime
 from typing import Any, Literal, NoReturn
@@ -13,6 +13,7 @@ from gate.registered import Move, registered_name
 from gate.trackers import _mlflow_content as content
 from gate.trackers import _mlflow_experiments as experiments
 from gate.trackers import _mlflow_past as past
+from gate.trackers import _mlflow_sql as sql
 from gate.trackers import _mlflow_store as store
 from gate.trackers import _mlflow_versions as versions
 
@@ -34,6 +35,12 @@ def every(client: Any, experiment: str, model: str) -> tuple[Move, ...]:
     return tuple(entry for _, entry in _entries(client, experiment, model))
 
 
+def in_tables(tables: sql.Tables, experiment: int, model: str) -> tuple[Move, ...]:
+    """The same, from the tables of a database."""
+    runs = tables.tagged(experiment, _MOVE, prefix=content.PREFIX, deleted=True)
+    return tuple(entry for _, entry in _sorted(runs, model))
+
+
 def _entries(client: Any, experiment: str, model: str) -> list[tuple[str, Move]]:
     """With the ids of their runs; deleted ones, too: what was done was done."""
     from mlflow.entities import ViewType
@@ -44,12 +51,16 @@ def _entries(client: Any, experiment: str, model: str) -> list[tuple[str, Move]]
         filter_string=f"tags.`{_MOVE}` LIKE '%'",
         run_view_type=ViewType.ALL,
     )
-    found = [(str(run.info.run_id), _read(run, model)) for run in runs]
+    return _sorted(map(past.stored, runs), model)
+
+
+def _sorted(runs: Iterable[sql.Stored], model: str) -> list[tuple[str, Move]]:
+    found = [(run.run, _read(run, model)) for run in runs]
     return sorted(found, key=lambda entry: (entry[1].when, entry[0]))
 
 
-def _read(run: Any, model: str) -> Move:
-    known = past.own_tags(run.data.tags)
+def _read(run: sql.Stored, model: str) -> Move:
+    known = past.own_tags(run.tags)
     try:
         return Move(
             model=model,
@@ -66,7 +77,7 @@ def _read(run: Any, model: str) -> Move:
         )
     except (KeyError, ValueError) as error:
         raise RecordError(
-            f"run {run.info.run_id} in MLflow, which says that an alias of {model} moved, is "
+            f"run {run.run} in MLflow, which says that an alias of {model} moved, is "
             f"damaged ({type(error).__name__}: {error}): put its tags right"
         ) from error
 

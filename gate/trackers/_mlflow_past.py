@@ -2,7 +2,7 @@
 
 import json
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
@@ -19,20 +19,25 @@ STAGE = f"{content.PREFIX}stage"
 OUTCOMES = frozenset({"pass", "fail", "inconclusive", "waived", "error"})
 
 
-def runs(client: Any, experiment: str) -> tuple[PastRun, ...]:
+def in_tables(tables: sql.Tables, experiment: int) -> tuple[PastRun, ...]:
     """Every run of the gate in a model's experiment, newest first."""
-    kept = [_past(run) for run in _stored(client, experiment) if STAGE in run.tags]
+    return _newest(tables.runs(experiment, tags=content.PREFIX, params=content.BUDGET))
+
+
+def asked(client: Any, experiment: str) -> tuple[PastRun, ...]:
+    """The same, as MLflow gives them."""
+    return _newest(map(stored, store.pages(client.search_runs, experiment_ids=[experiment])))
+
+
+def stored(run: Any) -> sql.Stored:
+    """A run as MLflow gives it."""
+    told = run.data
+    return sql.Stored(run.info.run_id, run.info.start_time, told.tags, told.params, told.metrics)
+
+
+def _newest(runs: Iterable[sql.Stored]) -> tuple[PastRun, ...]:
+    kept = [_past(run) for run in runs if STAGE in run.tags]
     return tuple(sorted(kept, key=lambda run: (run.when, run.tags.get("record", "")), reverse=True))
-
-
-def _stored(client: Any, experiment: str) -> Iterator[sql.Stored]:
-    sessions = sql.database(client)
-    if sessions is not None:
-        yield from sql.runs(sessions, experiment, tags=content.PREFIX, params=content.BUDGET)
-        return
-    for run in store.pages(client.search_runs, experiment_ids=[experiment]):
-        told = run.data
-        yield sql.Stored(run.info.run_id, run.info.start_time, told.tags, told.params, told.metrics)
 
 
 def own_tags(tags: Mapping[str, str]) -> dict[str, str]:

@@ -8,6 +8,7 @@ from gate.trackers import _mlflow_bridges as bridges
 from gate.trackers import _mlflow_content as content
 from gate.trackers import _mlflow_experiments as experiments
 from gate.trackers import _mlflow_moves as moves
+from gate.trackers import _mlflow_sql as sql
 from gate.trackers import _mlflow_store as store
 from gate.trackers import _mlflow_versions as versions
 
@@ -38,6 +39,9 @@ class MlflowRegistry:
         place = store.locate()
         if place.missing:
             return None
+        with sql.reading(place) as tables:
+            if tables is not None and alias is not None:
+                return versions.in_tables(tables, name, alias)
         with store.opened(place) as client:
             if version is not None:
                 return versions.numbered(client, name, version)
@@ -76,6 +80,10 @@ class MlflowRegistry:
 
     def moves(self, model: str) -> Sequence[Move]:
         """Every move of an alias of a policy's model that was written down, oldest first."""
+        with sql.reading(store.locate()) as tables:
+            if tables is not None:
+                experiment = tables.experiment(f"{experiments.FOLDER}{model}")
+                return () if experiment is None else moves.in_tables(tables, experiment, model)
         with experiments.kept(model) as found:
             return () if found is None else moves.every(*found, model)
 
@@ -106,5 +114,10 @@ class MlflowRegistry:
         Raises:
             RecordError: one is damaged.
         """
+        with sql.reading(store.locate()) as tables:
+            if tables is not None:
+                experiment = tables.experiment(f"{experiments.FOLDER}{model}")
+                if experiment is None or not bridges.is_any(tables, experiment):
+                    return ()
         with experiments.kept(model) as found:
             return () if found is None else bridges.every(*found)

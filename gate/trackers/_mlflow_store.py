@@ -30,7 +30,7 @@ CHATTER = {"mlflow": logging.WARNING, "urllib3.connectionpool": logging.ERROR}
 _SQLITE_FILE = re.compile(r"(?P<dialect>sqlite(?:\+\w+)?:///)(?P<file>[^?:]+)(?P<rest>\?.*)?")
 _ADDRESS = re.compile(r"<[^<>]* object at 0x[0-9a-f]+>:? ?")
 _CAUSE = re.compile(r""".*\(Caused by \w+\(["']?(?:\w+\([^()]*\): )?(.+?)["']?\)+""")
-_DATABASES = ("sqlite", "postgres", "mysql", "mssql")
+DATABASES = ("sqlite", "postgres", "mysql", "mssql")
 _ROOT = "MLFLOW_DEFAULT_ARTIFACT_ROOT"
 _CONNECT_TIMEOUT_S = 5
 _LOCK_TIMEOUT_S = 120
@@ -77,7 +77,7 @@ class Place:
         Raises:
             TrackerError: a database that other machines reach, and no root that they reach, too.
         """
-        if not self.uri.startswith(_DATABASES):
+        if not self.uri.startswith(DATABASES):
             return None
         if root := os.environ.get(_ROOT, "").strip():
             base = root if "://" in root else Path(root).absolute().as_uri()
@@ -174,14 +174,14 @@ def _create(place: Place) -> None:
 
 def _knock(place: Place) -> None:
     """Ask a database once: MLflow itself would try for 100 s before it says what is wrong."""
-    if not place.uri.startswith(_DATABASES):
+    if not place.uri.startswith(DATABASES):
         return
     import sqlalchemy
 
-    sqlalchemy.inspect(_engine(place)).get_table_names()
+    sqlalchemy.inspect(engine(place)).get_table_names()
 
 
-def _engine(place: Place) -> Any:
+def engine(place: Place) -> Any:
     """A connection of the gate's own, which waits seconds at most for a database to answer."""
     import sqlalchemy
 
@@ -196,7 +196,7 @@ def _advisory(place: Place) -> Iterator[None]:
     """An advisory lock of a PostgreSQL database, held by a transaction that does nothing else."""
     import sqlalchemy
 
-    with _engine(place).begin() as connection:
+    with engine(place).begin() as connection:
         connection.execute(sqlalchemy.text(f"SET LOCAL lock_timeout = '{_LOCK_TIMEOUT_S}s'"))
         connection.execute(sqlalchemy.text(f"SELECT pg_advisory_xact_lock({_ADVISORY_LOCK})"))
         yield
@@ -250,7 +250,7 @@ def _told(place: Place) -> Iterator[None]:
     try:
         yield
     except _failures() as error:
-        raise TrackerError(f"MLflow at {place.shown}: {_reason(error, place)}") from error
+        raise TrackerError(f"MLflow at {place.shown}: {reason(error, place)}") from error
 
 
 def _failures() -> tuple[type[BaseException], ...]:
@@ -265,7 +265,7 @@ def _failures() -> tuple[type[BaseException], ...]:
     return (*known, *(error for error in cloud if error is not None))
 
 
-def _reason(error: BaseException, place: Place) -> str:
+def reason(error: BaseException, place: Place) -> str:
     """One line, its cause where it names one, without the URI's password."""
     text = str(getattr(error, "orig", None) or error) or type(error).__name__
     text = _ADDRESS.sub("", " ".join(text.split())).rstrip(".")

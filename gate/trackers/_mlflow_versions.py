@@ -15,6 +15,7 @@ from gate.errors import TrackerError
 from gate.registered import Version
 from gate.trackers import _mlflow_content as content
 from gate.trackers import _mlflow_past as past
+from gate.trackers import _mlflow_sql as sql
 from gate.trackers import _mlflow_store as store
 
 _MLMODEL = "MLmodel"
@@ -61,6 +62,24 @@ def aliased(client: Any, name: str, alias: str) -> Version | None:
     number = None if model is None else aliases(model).get(alias)
     found = None if number is None else _if_there(client.get_model_version, name, number)
     return None if found is None else _version(found, _by_version(aliases(model)))
+
+
+def in_tables(tables: sql.Tables, name: str, alias: str) -> Version | None:
+    """As `aliased`, from the tables of a database."""
+    found = tables.aliased(name, alias)
+    if found is None:
+        return None
+    ready = found.status == _READY
+    tags = past.own_tags(found.tags) if ready else {"status": found.status.lower()}
+    return Version(
+        name=name,
+        version=found.version,
+        created=datetime.fromtimestamp(found.created / 1000, UTC),
+        run=found.run,
+        source=found.source,
+        tags=MappingProxyType(tags),
+        aliases=found.aliases,
+    )
 
 
 def _if_there(get: Any, *which: str) -> Any:

@@ -23,6 +23,7 @@ from gate.trackers import _mlflow_experiments as experiments
 from gate.trackers import _mlflow_ledger as ledger
 from gate.trackers import _mlflow_model as packaged
 from gate.trackers import _mlflow_past as past
+from gate.trackers import _mlflow_sql as sql
 from gate.trackers import _mlflow_store as store
 from gate.trackers import _mlflow_trials as trials
 from gate.trackers._mlflow_registry import MlflowRegistry
@@ -135,8 +136,12 @@ class MlflowTracker:
         Raises:
             TrackerError: the store cannot be reached or refused.
         """
+        with sql.reading(store.locate()) as tables:
+            if tables is not None:
+                experiment = tables.experiment(f"{experiments.FOLDER}{model}")
+                return () if experiment is None else past.in_tables(tables, experiment)
         with experiments.kept(model) as found:
-            return () if found is None else past.runs(*found)
+            return () if found is None else past.asked(*found)
 
     def models(self) -> Sequence[str]:
         """Every model that has an experiment, sorted.
@@ -147,6 +152,10 @@ class MlflowTracker:
         place = store.locate()
         if place.missing:
             return ()
+        with sql.reading(place) as tables:
+            if tables is not None:
+                folder = experiments.FOLDER
+                return tuple(name.removeprefix(folder) for name in tables.experiments(folder))
         with store.opened(place) as client:
             return experiments.models(client)
 

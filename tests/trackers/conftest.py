@@ -306,3 +306,13 @@ def large_server(
     folder = tmp_path_factory.mktemp("large-server")
     with stores.server(folder, f"{postgres}/served", "s3://gate/server", s3) as address:
         yield address
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """One worker starts the servers, and runs whatever asks them."""
+    served = {"server", "postgres", "s3", "postgres_database", "large_server"}
+    kinds = [kind for kind in stores.KINDS if kind != "sqlite"]
+    for item in items:
+        asked = getattr(getattr(item, "callspec", None), "params", {}).get("tracker")
+        if asked in kinds or served & {*getattr(item, "fixturenames", ())}:
+            item.add_marker(pytest.mark.xdist_group("stores"))
