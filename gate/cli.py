@@ -5,13 +5,16 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 from functools import wraps
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Any, NoReturn
 
 import click
 
+from gate.commands._ci_cli import workflow
+from gate.commands._policy_cli import policy as policy_group
 from gate.commands._promote_cli import RELEASES
-from gate.commands._releases_cli import compare, rebase, watch
+from gate.commands._releases_cli import comment, compare, rebase, watch
 from gate.errors import EXIT_ERROR, EXIT_INTERRUPTED, EXIT_USAGE, GateError
 
 EPILOG = (
@@ -38,6 +41,10 @@ def plugged(command: Command) -> Command:
     def with_plugins(*arguments: Any, plugins: tuple[Path, ...], **options: Any) -> Any:
         if not plugins:
             return command(*arguments, **options)
+        if options.get("judge_from") is not None:
+            from gate.commands._base_policy import demand_plugins
+
+            demand_plugins(plugins, options["policies"], options["judge_from"])
         from gate.plugins import plugged_in
 
         with plugged_in(plugins):
@@ -67,13 +74,17 @@ def cli() -> None:
 @click.option("--threads", type=click.IntRange(min=1), help="Of one inference; default: all.")
 @click.option("--trust", is_flag=True, help="Allow formats that run code on load (.pt2).")
 @click.option("--bootstrap", is_flag=True, help="A first release, with none before it.")
+@click.option("--waivers", type=MODEL_FOLDER, help="Default: waivers.yaml beside the policy.")
+@click.option("--judge-from", metavar="REV", help="Take `judge` and waivers from there, in a PR.")
+@click.option("--changed-since", metavar="REV", help="Only policies that a change concerns.")
 @plugged
 def run(policies: tuple[str, ...], **options: Any) -> int:
     """Gate a candidate: quantize it, measure it, decide, and record all of it."""
     from gate.commands.run import run_policies
 
     options.pop("engine")
-    return run_policies(policies, **options)
+    plugins = click.get_current_context().params["plugins"]
+    return run_policies(policies, plugins=plugins, **options)
 
 
 @cli.command()
@@ -319,8 +330,10 @@ def demo(out: Path | None, train: bool, every: bool) -> int:
     return run_demo(out, train=train, every=every)
 
 
-for _release in (*RELEASES, compare, rebase, watch):
+for _release in (*RELEASES, comment, compare, rebase, watch):
     cli.command()(plugged(_release))
+cli.add_command(workflow)
+cli.add_command(policy_group)
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
@@ -330,6 +343,8 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _cancel)
+    if isinstance(sys.stdout, TextIOWrapper):  # what a terminal's encoding lacks is no defect
+        sys.stdout.reconfigure(errors="backslashreplace")
     sys.exit(exit_code_of(arguments))
 
 

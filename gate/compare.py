@@ -162,7 +162,7 @@ def _draft(
     if isinstance(metric, ArtifactMetric) and metric.name in evidence.artifacts:
         before, after = evidence.artifacts[metric.name]
         if budget.against != FP32:
-            before = evidence.releases[budget.against].get(metric.name)
+            before = evidence.releases.get(budget.against, {}).get(metric.name)
         return broken or _held(_artifact(budget, metric, before, after), budget.against)
     if not isinstance(metric, Metric) or not evidence.observed(metric, budget.against):
         return f"{budget.metric} was not measured"
@@ -198,7 +198,7 @@ class _Evidence:
     ) -> None:
         self.rounds = rounds
         self.releases = releases
-        self.known = {FP32, *evaluation.releases}
+        self.known = {FP32, *evaluation.releases, *releases}
         self.early = early
         self.evaluation = evaluation
         self.artifacts = artifacts
@@ -229,7 +229,7 @@ class _Evidence:
 
     def _reference(self, against: str) -> Mapping[str, Rows]:
         found = self.evaluation
-        return found.fp32 if against == FP32 else found.releases[against]
+        return found.fp32 if against == FP32 else found.releases.get(against, {})
 
     def _pairs(self, metric: Metric, index: Array | None, against: str) -> Pairs:
         found = self.evaluation

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 
 from gate import wording
+from gate.policy import JudgedFrom
 from gate.recipes import RECIPES, Recipe
 from gate.records import Baseline, Comparison, Cost, GateRecord, Int8Info, SplitInfo
 from gate.statistics import ledger
@@ -15,11 +16,14 @@ _NAMES = 4
 _KERNELS = 8
 _COSTS = 3
 _STEPS = 5
+_SENTENCE = 400
+_BUILD_CHANGES = 8
 
 
 def notices(record: GateRecord) -> tuple[str, ...]:
     """What a reader must not overlook, whatever the verdict."""
-    return tuple(_notices(record))
+    held = () if record.judged_from is None else held_to(record.judged_from)
+    return (*held, *_notices(record))
 
 
 def _notices(record: GateRecord) -> Iterator[str]:
@@ -34,8 +38,15 @@ def _notices(record: GateRecord) -> Iterator[str]:
         yield "Observed, not enforced (mode: observe): exit 0 whatever the verdict, never promoted."
     if record.verdict.outcome == "inconclusive" and judge.on_inconclusive == "warn":
         yield "Too little evidence only warns (on_inconclusive: warn): this cannot be promoted."
-    if record.verdict.outcome == "waived":
-        yield "A budget was waived: this is not a pass."
+    waived = [one for one in record.verdict.findings if one.outcome == "waived"]
+    for waiver in record.waivers:
+        if not any(waiver.holds_for(one.budget, one.slice) for one in waived):
+            continue
+        where = f" on {plain(waiver.slice, 60)}" if waiver.slice else ""
+        yield (
+            f"WAIVED, not passed: {plain(waiver.budget)}{where}, by {plain(waiver.who, 60)} until "
+            f"{waiver.expires}: {plain(waiver.reason, 200)}"
+        )
     if judge.decision == "point":
         yield "Decided by point estimates (decision: point): chance alone can pass or fail it."
     if record.attempt is not None and record.attempt >= ledger.FRESH_AT:
@@ -54,6 +65,21 @@ def _notices(record: GateRecord) -> Iterator[str]:
     if record.stage == "release" and record.ledger == "none":
         yield "No ledger counted this attempt (ledger: none): this cannot be promoted."
     yield from _of_data(record.splits.held_out)
+
+
+def held_to(told: JudgedFrom) -> Iterator[str]:
+    """What a change's own policy says that did not count here, or that nobody could hold it to."""
+    where = f"{plain(told.rev, 60)} ({wording.short(told.commit)})"
+    if told.policy:
+        yield f"Judged by `judge` of {plain(told.policy)} at {where}; `build` is the change's own."
+    yield from (f"{plain(note, _SENTENCE)}." for note in told.notes)
+    for change in told.looser:
+        yield f"LOOSER in this change, and not in force here: {plain(change, _SENTENCE)}."
+    for change in told.changes:
+        yield f"In this change, and not in force here: {plain(change, _SENTENCE)}."
+    if told.build_changes:
+        changes = wording.listing((plain(one) for one in told.build_changes), _BUILD_CHANGES)
+        yield f"This change builds otherwise than {plain(told.rev, 60)}: {changes}."
 
 
 def _of_data(held_out: SplitInfo) -> Iterator[str]:

@@ -12,7 +12,7 @@ from typing import Literal
 import numpy as np
 
 from gate import plugins, preprocess
-from gate.errors import EvaluationError, ReleaseError
+from gate.errors import EvaluationError, GateError, ReleaseError
 from gate.metrics import Metric
 from gate.registered import ReleaseInfo
 from gate.release import Release
@@ -38,15 +38,17 @@ def pair_all(
         metrics: by name; those that compare INT8 with its own FP32 are left out.
 
     Raises:
-        ReleaseError: rows or a model are not what was judged, or had other classes.
-        GateError: a model cannot be run on these examples.
+        ReleaseError: rows or a model are not what was judged, had other classes, or cannot be
+            run on these examples.
     """
     alone = [metric for metric in metrics.values() if not metric.relative]
     rows: dict[str, Observed] = {}
     infos = []
     for release in run.releases:
         _demand_same_classes(run, release)
-        rows[release.against], how = _rows(run, release, evaluation, held_out, alone)
+        found, how = _rows(run, release, evaluation, held_out, alone)
+        _demand_same_widths(release, found, evaluation, alone)
+        rows[release.against] = found
         infos.append(_info(release, how))
     return replace(evaluation, releases=rows), tuple(infos)
 
@@ -72,6 +74,21 @@ def _demand_same_classes(run: Run, release: Release) -> None:
             "what both predict cannot be compared. Name another release, or leave the budgets "
             f"against {release.against} out until one with these classes has passed"
         )
+
+
+def _demand_same_widths(
+    release: Release, rows: Observed, evaluation: Evaluation, metrics: Sequence[Metric]
+) -> None:
+    """Where classes have no names, their number tells: scores, counts and targets are so wide."""
+    for name in dict.fromkeys(metric.observation for metric in metrics):
+        mine, theirs = evaluation.int8[name].width, rows[name].width
+        if mine != theirs:
+            raise ReleaseError(
+                f"{release.against} is {release.version.uri}, whose outputs are not as many as "
+                f"the candidate's ({name}: {theirs} values an example, and here {mine}): it had "
+                "other classes, or vectors of another length. Name another release, or leave the "
+                f"budgets against {release.against} out until one with these outputs has passed"
+            )
 
 
 def _info(release: Release, how: How) -> ReleaseInfo:
@@ -159,27 +176,39 @@ def _taken(found: Evaluation, where: Array) -> Observed:
 def _evaluated(
     run: Run, release: Release, evaluation: Evaluation, metrics: Sequence[Metric]
 ) -> Observed:
-    judge, record = run.policy.judge, release.record
+    try:
+        with run.step(release.against, total=len(evaluation.ids)):
+            return _run_again(run, release, evaluation, metrics)
+    except ReleaseError:
+        raise
+    except GateError as error:
+        raise ReleaseError(
+            f"{release.against} ({release.version.uri}) has to be run on these examples, as it was "
+            f"released, and that cannot be done: {error}"
+        ) from error
+
+
+def _run_again(
+    run: Run, release: Release, evaluation: Evaluation, metrics: Sequence[Metric]
+) -> Observed:
+    judge, record = run.policy.judge, release.shipped()
     scratch = run.scratch / f"{release.against}-again"
     scratch.mkdir()
     place = Place(run.backend, run.threads, run.loaded.base, scratch, home=run.loaded.base)
-    with run.step(release.against, total=len(evaluation.ids)):
-        labelled = evaluation.targets is not None
-        split = open_again(record, judge.held_out, place, labelled=labelled, seed=judge.seed)
-        where = places(evaluation.ids, split.ids)
-        if where is None:
-            raise EvaluationError(
-                f"{release.against} ({release.version.uri}) cannot be run on every held-out "
-                "example: its own preprocessing leaves some out. Mend these examples, or take "
-                "them out"
-            )
-        again = rerun(
-            record,
-            release.model(),
-            split,
-            place,
-            metrics=[metric.name for metric in metrics],
-            who=f"{release.against} ({release.version.uri})",
-            progress=run.progress.advance,
+    labelled = evaluation.targets is not None
+    split = open_again(record, judge.held_out, place, labelled=labelled, seed=judge.seed)
+    where = places(evaluation.ids, split.ids)
+    if where is None:
+        raise EvaluationError(
+            "its own preprocessing leaves some out. Mend these examples, or take them out"
         )
+    again = rerun(
+        record,
+        release.model(),
+        split,
+        place,
+        metrics=[metric.name for metric in metrics],
+        who=f"{release.against} ({release.version.uri})",
+        progress=run.progress.advance,
+    )
     return {name: rows.take(where) for name, rows in again.rows.items()}

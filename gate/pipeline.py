@@ -4,10 +4,12 @@ import os
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from gate import backends, data, publish, timing, trackers
+from gate.changed import flips
 from gate.compare import compare_budgets, describe, describe_others
 from gate.decide import decide
 from gate.errors import UsageError
@@ -38,9 +40,11 @@ from gate.run import Judged, Run, charge, write
 from gate.stopping import Early, Watch
 from gate.subject import Given, Subject, bring
 from gate.values import Array, Batch, Evaluation, Split
+from gate.waivers import beside, load_waivers, waive
 from gate.why import why
 
 BACKEND = "onnxruntime"
+_Named = str | os.PathLike[str] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +85,7 @@ def run_gate(
     progress: Progress | None = None,
     plugins: Sequence[str | os.PathLike[str]] = (),
     bootstrap: bool = False,
+    waivers: str | os.PathLike[str] | None = None,
 ) -> Finished:
     """Quantize a candidate, measure it against its FP32 self, decide, and record all of it.
 
@@ -99,20 +104,14 @@ def run_gate(
         progress: told of each step.
         plugins: Python files that bring tasks, formats and decoders; trusted.
         bootstrap: whether this is a first release, with none before it to be held against.
+        waivers: their file; default: `waivers.yaml` beside the policy.
 
     Raises:
         GateError: the gate could not judge; `exit_code` says how the command line would exit.
     """
     loaded = policy if isinstance(policy, LoadedPolicy) else load_policy(Path(policy))
-    asked = Given(
-        candidate=os.fspath(candidate) if isinstance(candidate, os.PathLike) else candidate,
-        int8=None if int8 is None else os.fspath(int8),
-        reference=None if reference is None else os.fspath(reference),
-        fp32_outputs=None if fp32_outputs is None else Path(fp32_outputs),
-        int8_outputs=None if int8_outputs is None else Path(int8_outputs),
-        trust=trust,
-        example_inputs=example_inputs,
-    )
+    asked = _asked(candidate, int8, reference, fp32_outputs, int8_outputs)
+    asked = replace(asked, trust=trust, example_inputs=example_inputs)
     with plugged_in(map(Path, plugins)):
         return _run(
             loaded,
@@ -123,7 +122,20 @@ def run_gate(
             threads=threads,
             progress=progress or Silent(),
             bootstrap=bootstrap,
+            waivers=None if waivers is None else Path(waivers),
         )
+
+
+def _asked(
+    candidate: Any, int8: _Named, reference: _Named, fp32_outputs: _Named, int8_outputs: _Named
+) -> Given:
+    return Given(
+        candidate=os.fspath(candidate) if isinstance(candidate, os.PathLike) else candidate,
+        int8=None if int8 is None else os.fspath(int8),
+        reference=None if reference is None else os.fspath(reference),
+        fp32_outputs=None if fp32_outputs is None else Path(fp32_outputs),
+        int8_outputs=None if int8_outputs is None else Path(int8_outputs),
+    )
 
 
 def _run(
@@ -136,10 +148,12 @@ def _run(
     threads: int | None,
     progress: Progress,
     bootstrap: bool,
+    waivers: Path | None,
 ) -> Finished:
     by_policy = (asked.candidate, asked.fp32_outputs, asked.int8_outputs) == (None, None, None)
     preflight(loaded, unsupported=unsupported, needs_candidate=by_policy)
     given = _given(loaded, asked)
+    held = load_waivers(beside(loaded.file, waivers), loaded.policy, datetime.now(UTC).date())
     keeper = trackers.get(tracker)
     with publish.claimed(None if out is None else Path(out)) as folder:
         known, unreachable = publish.reach(keeper, loaded.policy.model)
@@ -164,6 +178,7 @@ def _run(
                 known=known,
                 releases=releases(keeper, loaded.policy, Path(scratch), bootstrap=bootstrap),
                 bootstrap=bootstrap,
+                waivers=held,
             )
             judged = _judge(run, bring(run, given))
             record, written = write(run, judged, folder)
@@ -219,6 +234,8 @@ def _judge(run: Run, subject: Subject) -> Judged:
         baseline=baseline,
         comparisons=comparisons,
         parts=tuple(subject.task.parts(evaluated.evaluation)) if subject.task.parts else (),
+        flips=flips(evaluated.evaluation, subject.metrics, subject.task.answers),
+        plots=tuple(subject.task.plots(evaluated.evaluation)) if subject.task.plots else (),
         verdict=verdict,
         process=process,
         diagnosis=diagnosis,
@@ -301,7 +318,9 @@ def _decide(
     budgeted = tuple(m.comparison for m in measured if m.comparison is not None)
     shown = describe_others(budgeted, evaluation, known, artifacts, alpha)
     point = run.policy.judge.decision == "point"
-    return (*budgeted, *shown), decide(measured, alpha, fail_alpha, point=point)
+    verdict = decide(measured, alpha, fail_alpha, point=point)
+    held = run.waivers
+    return (*budgeted, *shown), waive(verdict, held.waivers, held.expired)
 
 
 def _costs(subject: Subject, evaluation: Evaluation, alpha: float) -> tuple[Cost, ...]:

@@ -164,6 +164,9 @@ class Build(Strict):
     """How outputs become predictions."""
     classes: tuple[str, ...] = ()
     """Class names, in the order of the outputs."""
+    code: tuple[Annotated[str, Field(min_length=1)], ...] = ()
+    """Globs of other files that the model comes from, relative to the policy file: with
+    `--changed-since` a change in one of them counts. They change no verdict."""
 
     @model_validator(mode="after")
     def _has_calibration(self) -> Self:
@@ -253,6 +256,26 @@ class Policy(Strict):
         if self.judge.batch_size is None and self.build.recipe.scheme == "dynamic":
             return 1
         return self.judge.batch_size
+
+
+class JudgedFrom(Strict):
+    """Where `judge` was taken from, where that is not the file that was named."""
+
+    rev: str
+    """The revision, as it was asked for."""
+    commit: str
+    """What it was then."""
+    policy: str
+    """The policy's file there; empty where there is none, and the run only observes."""
+    looser: tuple[str, ...] = ()
+    """What the change's own `judge` would let through that the revision's does not; a sentence
+    each."""
+    changes: tuple[str, ...] = ()
+    """What else is different in the change's own `judge`: stricter or neutral."""
+    build_changes: tuple[str, ...] = ()
+    """What of `build`, which counts from the change, is not as it was."""
+    notes: tuple[str, ...] = ()
+    """What else to know: a new or renamed policy, data that nothing pins."""
 
 
 def slice_label(values: Mapping[str, Scalar]) -> str:

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from gate import artifact, remote
 from gate.errors import Mark, PolicyError
-from gate.policy import MODEL_URIS, WRITTEN, Policy
+from gate.policy import MODEL_URIS, WRITTEN, JudgedFrom, Policy
 from gate.policy_faults import Finding, dotted, faults, shown
 from gate.sources import Graph, Tokenizer
 from gate.strict_yaml import Document, Loc, Node, load, merge
@@ -26,6 +26,8 @@ _FILES = (("build", "preprocess", "tokenizer"), *_GRAPHS)
 """What is read besides data and models; a graph may be written as its file alone."""
 _HOME = "files are relative to the policy's folder"
 _URI = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:/")
+Read = Callable[[Path, Mark | None], Document]
+"""A file, and where another one names it, to what it holds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +42,8 @@ class LoadedPolicy:
     """Of the resolved policy: the same in any folder, with any comments and order of keys."""
     written: Document
     """What was written, `extends` merged."""
+    judged_from: JudgedFrom | None = None
+    """Where `judge` is from, where that is not `file`."""
 
     @property
     def base(self) -> Path:
@@ -70,18 +74,28 @@ class LoadedPolicy:
         return self.mark("judge", "budgets").file
 
 
-def load_policy(path: str | os.PathLike[str]) -> LoadedPolicy:
+def load_policy(
+    path: str | os.PathLike[str],
+    *,
+    read: Read = load,
+    sha256: Callable[[Path], str] = artifact.sha256_of,
+) -> LoadedPolicy:
     """Read, merge and validate a policy.
+
+    Args:
+        path: the file; what it names is relative to its folder.
+        read: gives what it, and what it extends, holds.
+        sha256: of a tokenizer or graph that it names.
 
     Raises:
         PolicyError: all that is wrong, one finding a line, each beginning with file:line:column.
     """
     file = Path(path)
-    written = _merged(file)
+    written = _merged(file, read)
     policy, findings = _validated(written)
     raise_all([*findings, *_addresses(written)], first=file)
     assert policy is not None
-    policy, findings = _bound(policy, written, file.parent)
+    policy, findings = _bound(policy, written, file.parent, sha256)
     raise_all(findings, first=file)
     return LoadedPolicy(policy=policy, file=file, sha256=digest(policy), written=written)
 
@@ -89,9 +103,10 @@ def load_policy(path: str | os.PathLike[str]) -> LoadedPolicy:
 def digest(policy: Policy) -> str:
     """The sha256 of a resolved policy, as canonical JSON.
 
-    A recipe's summary is left out: it is prose, and changes no verdict.
+    A recipe's summary, which is prose, and `build.code` are left out: they change no verdict.
     """
-    values = policy.model_dump(mode="json", exclude={"build": {"recipe": {"summary"}}})
+    idle: dict[str, Any] = {"build": {"recipe": {"summary"}, "code": True}}
+    values = policy.model_dump(mode="json", exclude=idle)
     text = json.dumps(values, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()
 
@@ -121,10 +136,10 @@ def _position(finding: Finding, first: Path) -> tuple[bool, str, int, int, str]:
 # ── extends ───────────────────────────────────────────────────────────────────────────────
 
 
-def _merged(file: Path) -> Document:
+def _merged(file: Path, read: Read) -> Document:
     """A file laid on all that it extends; `extends` itself is gone."""
-    chain = _chain(file)
-    root = reduce(_lay_on, reversed(chain[:-1]), chain[-1].root)
+    documents = chain(file, read)
+    root = reduce(_lay_on, reversed(documents[:-1]), documents[-1].root)
     assert isinstance(root.value, dict)
     entries = {name: node for name, node in root.value.items() if name != "extends"}
     return Document(file, replace(root, value=entries))
@@ -136,17 +151,21 @@ def _lay_on(base: Node, over: Document) -> Node:
     return merge(_rebased(base, folder), over.root)
 
 
-def _chain(file: Path) -> list[Document]:
-    """A file, what it extends, what that extends, and so on."""
-    chain = [_mapping(load(file))]
-    while (target := _target(chain[-1])) is not None:
-        asked = chain[-1].mark("extends")
-        files = [document.file for document in chain]
+def chain(file: Path, read: Read = load) -> list[Document]:
+    """A file, what it extends, what that extends, and so on: each in the folder of it, or below.
+
+    Raises:
+        PolicyError: one cannot be read, is no mapping, or extends what it may not.
+    """
+    documents = [_mapping(read(file, None))]
+    while (target := _target(documents[-1])) is not None:
+        asked = documents[-1].mark("extends")
+        files = [document.file for document in documents]
         if os.path.realpath(target) in map(os.path.realpath, files):
             names = " → ".join(str(name) for name in (*files, target))
             raise PolicyError(f"`extends` goes in a circle: {names}; break it", asked)
-        chain.append(_mapping(load(target, asked)))
-    return chain
+        documents.append(_mapping(read(target, asked)))
+    return documents
 
 
 def _mapping(document: Document) -> Document:
@@ -186,13 +205,15 @@ def _rebased(root: Node, folder: PurePosixPath) -> Node:
     """Paths that a file in `folder` wrote, as the file that extends it would write them."""
 
     def rebase(value: Any) -> Any:
+        if isinstance(value, list):
+            return [replace(node, value=rebase(node.value)) for node in value]
         if not isinstance(value, str) or not value or _URI.match(value):
             return value
         return str(folder / value)
 
     data = [(*loc, name) for loc in _DATA for name in ("path", "images")]
     files = [*((*loc, "file") for loc in _FILES), *_GRAPHS]
-    places = [*data, *_MODELS, *files]
+    places = [*data, *_MODELS, *files, ("build", "code")]
     return reduce(lambda node, loc: _changed(node, loc, rebase), places, root)
 
 
@@ -226,7 +247,9 @@ def _frozen(value: Any) -> Any:
     return tuple(map(_frozen, value)) if isinstance(value, list) else value
 
 
-def _bound(policy: Policy, written: Document, base: Path) -> tuple[Policy, list[Finding]]:
+def _bound(
+    policy: Policy, written: Document, base: Path, sha256: Callable[[Path], str]
+) -> tuple[Policy, list[Finding]]:
     """The policy with the sha256 of each tokenizer and graph that it names and does not pin.
 
     So what is hashed and recorded binds what the files hold. A pin is proven where a file is read.
@@ -238,7 +261,7 @@ def _bound(policy: Policy, written: Document, base: Path) -> tuple[Policy, list[
             continue
         path = base / named.file
         try:
-            policy = _with(policy, (*loc, "sha256"), artifact.sha256_of(path))
+            policy = _with(policy, (*loc, "sha256"), sha256(path))
         except OSError as error:
             mark = written.mark(*loc, "file")
             findings.append((mark, f"cannot read {path}: {error.strerror}; {_HOME}"))

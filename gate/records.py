@@ -7,7 +7,8 @@ from typing import Any, Literal, Self
 from pydantic import Field
 
 from gate.diagnosis import Diagnosis
-from gate.policy import Budget, Policy
+from gate.exhibits import Flips, PastPoint, Plot, Waiver
+from gate.policy import Budget, JudgedFrom, Policy
 from gate.recipes import Recipe
 from gate.registered import ReleaseInfo
 from gate.values import Candidate, FloatWeights, Int8Model, Island, Saturation, Value
@@ -316,6 +317,8 @@ class GateRecord(Value):
     policy: Policy
     """Resolved: `extends` merged, recipe and defaults filled in."""
     policy_source: PolicySource
+    judged_from: JudgedFrom | None = None
+    """Where `judge` is from, where it was held to another revision."""
     candidate: CandidateInfo
     int8: Int8Info
     splits: Splits
@@ -336,6 +339,12 @@ class GateRecord(Value):
     """Every budget's, then every other metric of the task."""
     parts: tuple[Part, ...] = ()
     """What the task tells besides, for reading."""
+    flips: Flips | None = None
+    """Examples whose answer INT8 changed, for reading; None where the task cannot tell."""
+    plots: tuple[Plot, ...] = ()
+    """Curves, for reading."""
+    past: tuple[PastPoint, ...] = ()
+    """The runs of this model before this one, oldest first, the last of them; for reading."""
     alpha: float
     """One-sided error allowed of each PASS; a FAIL is allowed the policy's."""
     attempt_key: str | None = None
@@ -347,6 +356,8 @@ class GateRecord(Value):
     nothing remembers."""
     ledger: Literal["none", "tracker"] = "none"
     """What counts attempts: a record without a ledger cannot be promoted."""
+    waivers: tuple[Waiver, ...] = ()
+    """Those of this model that held when it was judged, used or not."""
     verdict: Verdict
     previous: PreviousRelease | None = None
     provenance: Provenance
@@ -373,8 +384,8 @@ class GateRecord(Value):
 
     @property
     def exit_code(self) -> int:
-        """What the command line exits with: 0 pass, 1 budget exceeded, 3 inconclusive."""
-        if self.policy.judge.mode == "observe" or self.verdict.outcome == "pass":
+        """What the command line exits with: 0 pass or waived, 1 exceeded, 3 inconclusive."""
+        if self.policy.judge.mode == "observe" or self.verdict.outcome in ("pass", "waived"):
             return 0
         if self.verdict.outcome == "inconclusive":
             return 0 if self.policy.judge.on_inconclusive == "warn" else 3

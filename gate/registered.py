@@ -13,7 +13,7 @@ from gate.values import Value
 
 PRODUCTION = "production"
 """The alias whose version a budget `against: production` is about."""
-PINNED = re.compile(r"models:/(?P<name>[^/@]+)/(?P<version>[1-9][0-9]*)")
+PINNED = re.compile(r"models:/(?P<name>[^/@]+)/(?P<version>[1-9][0-9]{0,8})")
 """A version's address, whatever aliases move."""
 _SUFFIX = "-int8"
 

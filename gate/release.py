@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import ValidationError
 
-from gate import artifact
+from gate import artifact, tokens
 from gate.errors import RecordError, ReleaseError, UsageError
 from gate.policy import Policy
 from gate.records import GateRecord
@@ -17,7 +17,7 @@ from gate.trackers import Registry, Tracker
 from gate.values import Evaluation
 
 Against = Literal["production", "anchor"]
-ROWS = "rows.npz"
+ROWS, _TOKENIZER = "rows.npz", "tokenizer.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +41,8 @@ class Release:
     """Its own run's rows first, then those of bridges to other held-out sets."""
     model: Callable[[], Path]
     """Its INT8 model, fetched, and shown to be the one that passed."""
+    shipped: Callable[[], GateRecord]
+    """Its record, as its model is run: with the tokenizer that its candidate brought."""
 
 
 def wanted(policy: Policy) -> tuple[Against, ...]:
@@ -59,7 +61,7 @@ def releases(
         keeper: the tracker, which has answered.
         policy: the resolved policy.
         folder: private, for what is fetched.
-        bootstrap: whether none has passed yet, so that there need not be any.
+        bootstrap: whether none of this model has passed yet, so that there need not be any.
 
     Raises:
         UsageError: the tracker registers nothing, or `bootstrap` where a version has passed.
@@ -76,8 +78,14 @@ def releases(
         )
     if bootstrap:
         _demand_first(keeper, registry, policy)
-        return ()
+        asked = ("anchor",) if anchored_elsewhere(policy) else ()
     return tuple(_release(keeper, registry, policy, against, folder) for against in asked)
+
+
+def anchored_elsewhere(policy: Policy) -> bool:
+    """Whether its anchor is another model's release, which a first release has before it, too."""
+    pinned = PINNED.fullmatch(policy.judge.anchor or "")
+    return pinned is not None and pinned["name"] != registered_name(policy.model)
 
 
 def _for_what(asked: tuple[Against, ...]) -> str:
@@ -104,7 +112,9 @@ def _release(
     place = folder / "releases" / against
     place.mkdir(parents=True)
     record = record_of(keeper, version)
-    if (record.verdict.outcome, record.stage) != ("pass", "release"):
+    # what somebody let through serves, and is what the next one is held against; no anchor is
+    allowed = ("pass", "waived") if against == PRODUCTION else ("pass",)
+    if record.verdict.outcome not in allowed or record.stage != "release":
         raise ReleaseError(
             f"{against} is {version.uri}, which is no release that passed (record {record.id}: "
             f"{record.verdict.outcome}, stage {record.stage}): what it lost would be forgiven. "
@@ -125,6 +135,7 @@ def _release(
         record=record,
         stored=tuple(stored_rows(keeper, registry, version, record, place)),
         model=lambda: fetch_model(registry, version, record, place / "model"),
+        shipped=lambda: as_shipped(keeper, version, record, place / "own"),
     )
 
 
@@ -197,6 +208,38 @@ def fetch_model(registry: Registry, version: Version, record: GateRecord, folder
             "another release"
         )
     return path
+
+
+def as_shipped(keeper: Tracker, version: Version, record: GateRecord, folder: Path) -> GateRecord:
+    """A version's record, as its model is run; what that needs is copied into `folder`.
+
+    Raises:
+        ReleaseError: the tokenizer that its candidate brought is gone.
+    """
+    if not brings_tokenizer(record):
+        return record
+    folder.mkdir(parents=True)
+    file = keeper.fetch(version.run, _TOKENIZER, folder)
+    if file is None:
+        raise ReleaseError(
+            f"{_TOKENIZER} of run {version.run}, which {version.uri} reads text with, is gone from "
+            "the tracker: its model cannot be run again. Name another release"
+        )
+    return with_tokenizer(record, file)
+
+
+def brings_tokenizer(record: GateRecord) -> bool:
+    """Whether a record's model reads text with the tokenizer.json that its candidate brought."""
+    preprocess = record.policy.build.preprocess
+    spec = None if preprocess is None else preprocess.tokenizer
+    return spec is not None and spec.file is None and not record.attested
+
+
+def with_tokenizer(record: GateRecord, file: Path) -> GateRecord:
+    """The record, reading its candidate's own tokenizer from `file`, which is there."""
+    build = record.policy.build
+    read = build.model_copy(update={"preprocess": tokens.with_own(build.preprocess, file)})
+    return record.model_copy(update={"policy": record.policy.model_copy(update={"build": read})})
 
 
 def stored_rows(

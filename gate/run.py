@@ -13,6 +13,7 @@ from gate import artifact, data, plugins, preprocess, publish
 from gate.backends import Backend
 from gate.diagnosis import Diagnosis
 from gate.evaluate import Evaluated
+from gate.exhibits import Flips, Plot
 from gate.metrics import PROCESS_METRICS
 from gate.policy import Policy
 from gate.policy_file import LoadedPolicy
@@ -36,9 +37,10 @@ from gate.records import (
 from gate.registered import ReleaseInfo
 from gate.release import Release
 from gate.rows import rows_of, save_arrays
-from gate.since import since
+from gate.since import line, since
 from gate.statistics import ledger
 from gate.values import Candidate, Int8Model, Split
+from gate.waivers import InForce
 
 SMOOTHED = "smoothed.onnx"
 """In the run's private folder: FP32 with outliers moved into weights, where the recipe asks."""
@@ -74,6 +76,7 @@ class Run:
     """Those that budgets are against."""
     bootstrap: bool = False
     """Whether none has passed yet."""
+    waivers: InForce = field(default_factory=InForce)
     seconds: dict[str, float] = field(default_factory=dict)
 
     @property
@@ -150,6 +153,8 @@ class Judged:
     baseline: tuple[Baseline, ...]
     comparisons: tuple[Comparison, ...]
     parts: tuple[Part, ...]
+    flips: Flips | None
+    plots: tuple[Plot, ...]
     verdict: Verdict
     process: ProcessInfo
     diagnosis: Diagnosis | None = None
@@ -194,6 +199,7 @@ def _record(
         model=policy.model,
         stage=run.stage,
         policy=policy,
+        judged_from=run.loaded.judged_from,
         policy_source=PolicySource(
             file=str(run.loaded.budgets_file),
             lines=dict(run.loaded.lines),
@@ -208,10 +214,14 @@ def _record(
         attested=judged.attested,
         releases=judged.releases,
         bootstrap=run.bootstrap,
+        waivers=run.waivers.waivers,
         costs=judged.costs,
         baseline=judged.baseline,
         comparisons=judged.comparisons,
         parts=judged.parts,
+        flips=judged.flips,
+        plots=judged.plots,
+        past=line(run.known.runs),
         alpha=judged.charge.alpha,
         attempt_key=judged.charge.key,
         attempt=judged.charge.attempt,

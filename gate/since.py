@@ -1,15 +1,22 @@
 """What is different from the last PASS of the same model: the first thing asked of a red run."""
 
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import datetime
+from itertools import islice
 from typing import Any
 
 from pydantic import ValidationError
 
+from gate.exhibits import PastPoint
 from gate.recipes import Recipe
 from gate.records import Comparison, GateRecord, PreviousRelease
+from gate.trackers import PastRun
 from gate.wording import few
 
+_JUDGED = frozenset({"pass", "fail", "inconclusive", "waived"})
+_LINE = 30
+"""Runs that a report's chart holds."""
 _MOVED = 1e-9
 _NAMED = 3
 _CPU_KEYS = ("model", "architecture", "vnni")
@@ -112,3 +119,40 @@ def _recipe(now: Recipe | None, last: Recipe | None) -> str:
 
 def _short(digest: str) -> str:
     return digest[:12]
+
+
+# ── the line so far ───────────────────────────────────────────────────────────────────────
+
+
+def line(runs: Iterable[PastRun]) -> tuple[PastPoint, ...]:
+    """The last judged runs, oldest first, each by the metric that stands for it.
+
+    `runs` are newest first; what came to no verdict has no numbers.
+    """
+    judged = (run for run in runs if run.outcome in _JUDGED and "metric" in run.tags)
+    return tuple(reversed([_point(run) for run in islice(judged, _LINE)]))
+
+
+def _point(run: PastRun) -> PastPoint:
+    metric = run.tags["metric"]
+    name, _, where = metric.partition("/")
+    plain = name.partition("@")[0].partition(".")[0]
+    drift = "/".join([f"{plain}@anchor", *([where] if where else []), "drop"])
+    against = name.partition("@")[2] or "fp32"
+
+    def value(key: str) -> float | None:
+        found = run.metrics.get(key)
+        return found if found is not None and math.isfinite(found) else None
+
+    return PastPoint(
+        when=run.when,
+        stage=run.stage,
+        outcome=run.outcome,
+        version=run.version,
+        held_out=run.tags.get("held_out"),
+        reference=value(f"{metric}/{against}"),
+        int8=value(f"{metric}/int8"),
+        drop=value(f"{metric}/drop"),
+        limit=run.limits.get(name if not where else ""),
+        drift=value(drift),
+    )

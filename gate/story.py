@@ -100,8 +100,13 @@ class Group:
 
     @property
     def unproven(self) -> int:
-        """How many of its findings are no pass."""
-        return sum(case.finding.outcome != "pass" for case in self.cases)
+        """How many of its findings are neither a pass nor waived."""
+        return sum(case.finding.outcome not in ("pass", "waived") for case in self.cases)
+
+    @property
+    def waived(self) -> int:
+        """How many of its findings a person let through."""
+        return sum(case.finding.outcome == "waived" for case in self.cases)
 
 
 # ── the first lines ───────────────────────────────────────────────────────────────────────
@@ -143,11 +148,14 @@ def summary(record: GateRecord) -> str:
     every = groups(record)
     budgets = wording.plural(len(every), "budget")
     judged = [group for group in every if any(case.finding.comparison for case in group.cases)]
+    waived = [group.name for group in judged if group.waived]
     unproven = [_unproven(group) for group in judged if group.unproven]
     first = [group.name for group in every if group not in judged]
-    if not unproven and not first:
+    if not unproven and not first and not waived:
         return f"{budgets}, all met."
     told = f"{budgets}, none blocks."
+    if waived:
+        told = f"{budgets}; WAIVED: {wording.listing(waived, 3)}; no other blocks."
     if unproven:
         told += f" Not proven, not blocking: {wording.listing(unproven, 3)}."
     if first:

@@ -344,6 +344,12 @@ class Rows:
         return Rows(self.values[mask])
 
     @property
+    def width(self) -> int:
+        """k."""
+        values = self.values.values if isinstance(self.values, Ragged) else self.values
+        return int(values.shape[1])
+
+    @property
     def flat(self) -> Array:
         """(N, k) where an example has one row."""
         assert not isinstance(self.values, Ragged)

@@ -33,8 +33,9 @@ def run(project: Project, *arguments: str, candidate: Path = CNN) -> int:
 
 def test_the_commands_of_the_table_exist() -> None:
     assert set(cli.commands) == {
-        "audit", "check", "compare", "data", "demo", "diagnose", "evidence", "history", "judge",
-        "plan", "promote", "recipes", "recover", "rebase", "replay", "report", "rollback", "run", "schema", "tasks",
+        "audit", "check", "comment", "compare", "data", "demo", "diagnose", "evidence",
+        "history", "judge", "plan", "policy", "promote", "rebase", "recipes", "recover",
+        "replay", "report", "rollback", "run", "schema", "tasks", "watch", "workflow",
     }  # fmt: skip
 
 
@@ -447,6 +448,21 @@ def test_judge_refuses_a_policy_about_something_else(
 
 
 # ── as a process ──────────────────────────────────────────────────────────────────────────
+
+
+def test_a_letter_that_the_terminal_lacks_is_no_defect() -> None:
+    program = (
+        "from gate import cli\nimport click\n"
+        "cli.exit_code_of = lambda _: click.echo('in production: ★ é') or 0\ncli.main()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True,
+        env=os.environ | {"PYTHONIOENCODING": "latin-1", "PYTHONUTF8": "0"},
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert done.stdout.decode("latin-1") == "in production: \\u2605 é\n"
 
 
 def test_the_module_runs_as_a_process() -> None:

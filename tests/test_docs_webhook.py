@@ -141,6 +141,8 @@ def test_what_mlflow_delivers_is_dispatched(place: Place, monkeypatch: pytest.Mo
         {"when": "1700000000"},
         {"when": str(int(time.time()) + 3600)},
         {"when": "now"},
+        {"when": "9" * 400},
+        {"when": "9" * 5000},
         {"delivery": f"{uuid.uuid4()}.1"},
     ],
 )
@@ -197,6 +199,7 @@ def test_what_is_no_event_is_a_bad_request(place: Place, body: bytes) -> None:
 def test_a_body_without_end_is_refused(place: Place) -> None:
     assert place.post(b"", {"Content-Length": str(1 << 30)}) == 413
     assert place.post(b"", {"Content-Length": "-1"}) == 413
+    assert place.post(b"", {"Content-Length": "9" * 5000}) == 413
 
 
 def test_the_workflow_trusts_nothing_that_it_receives() -> None:

@@ -3,6 +3,7 @@
 import pytest
 
 from gate import facts
+from gate.exhibits import Waiver
 
 
 def fact(record, label: str) -> str:
@@ -20,7 +21,6 @@ def test_an_ordinary_pass_has_no_notices(make_record):
         ({"judge": {"expect_fp32": "unknown"}}, "expect_fp32: unknown"),
         ({"judge": {"mode": "observe"}}, "mode: observe"),
         ({"judge": {"decision": "point"}}, "decision: point"),
-        ({"verdict": {"outcome": "waived", "findings": []}}, "waived"),
     ],
 )
 def test_notices(make_record, fields, expected):
@@ -103,3 +103,18 @@ def test_the_attempt_and_its_alpha(make_record):
     record = make_record(attempt=2, alpha=0.0125, ledger="tracker")
     text = fact(record, "Judged")
     assert text == "at 95 % confidence a budget, α = 0.0125, attempt 2 on this held-out set"
+
+
+def test_a_waiver_is_told_with_who_and_until_when(make_record):
+    record = make_record("fail")
+    finding = next(one for one in record.verdict.findings if one.blocking)
+    waived = finding.model_copy(update={"outcome": "waived", "blocking": False})
+    waiver = Waiver(
+        model="digits-cnn", budget=finding.budget, reason="the camera goes", who="ann",
+        expires="2027-01-31",
+    )  # fmt: skip
+    other = waiver.model_copy(update={"budget": "size.max_ratio"})
+    verdict = {"outcome": "waived", "findings": (waived,)}
+    record = make_record(verdict=verdict, waivers=(waiver, other))
+    [notice] = facts.notices(record)
+    assert notice.startswith(f"WAIVED, not passed: {finding.budget}, by ann until 2027-01-31")

@@ -184,6 +184,8 @@ def test_the_folder_holds_what_was_promised(project: Project, tmp_path: Path) ->
         "model.int8.onnx",
         "report.txt",
         "report.md",
+        "report.html",
+        "junit.xml",
     }
     assert GateRecord.model_validate_json((out / "record.json").read_text()) == record
     with np.load(out / "rows.npz") as rows:

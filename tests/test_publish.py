@@ -59,7 +59,9 @@ def test_finish_writes_every_report_and_the_record(make_record: Any, tmp_path: P
     record = make_record("fail")
     publish.finish(record, tmp_path)
     assert sorted(file.name for file in tmp_path.iterdir()) == [
+        "junit.xml",
         "record.json",
+        "report.html",
         "report.md",
         "report.txt",
     ]

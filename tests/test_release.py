@@ -2,12 +2,15 @@
 
 import json
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import yaml
 from support.line import ANCHOR, MODEL, PRODUCTION, policy, promoted, released
+from support.onnx_models import widened
 from support.project import CNN, WIDE_RANGE, Project
 
 from gate import errors, trackers
@@ -15,6 +18,8 @@ from gate.cli import exit_code_of
 from gate.commands.judge import judge
 from gate.records import GateRecord
 from gate.registered import Version, registered_name
+from gate.release import as_shipped
+from gate.sources import Preprocess
 
 
 def code(line: Project, candidate: Path = CNN, *arguments: str) -> int:
@@ -61,6 +66,19 @@ def test_what_needs_a_memory_is_refused_without_one(
     assert code(policy(line, PRODUCTION), CNN, "--tracker", "none") == 2
     assert "--tracker mlflow" in capfd.readouterr().err
     assert code(policy(line), CNN, "--tracker", "none", "--bootstrap") == 2
+
+
+def test_an_anchor_of_another_model_is_there_before_the_first_release(line: Project) -> None:
+    line.spec["model"] = "digits-two"
+    budgets = [{"metric": "accuracy", "max_drop": 0.5}, ANCHOR, PRODUCTION]
+    line.spec["judge"] |= {"budgets": budgets, "anchor": f"models:/{MODEL}-int8/1"}
+    line.write()
+    record = released(line, WIDE_RANGE, bootstrap=True, out=line.folder / "out")
+    assert [release.uri for release in record.releases] == [f"models:/{MODEL}-int8/1"]
+    own, anchor, production = record.verdict.findings
+    assert (own.outcome, anchor.outcome, record.verdict.outcome) == ("pass", "fail", "fail")
+    assert (production.comparison, production.blocking) == (None, False)
+    assert judge(line.folder / "out").verdict == record.verdict
 
 
 # ── held against ──────────────────────────────────────────────────────────────────────────
@@ -147,6 +165,48 @@ def test_rows_that_are_gone_are_made_again(line: Project, monkeypatch: pytest.Mo
     tracker = trackers.get("mlflow")
     monkeypatch.setattr(type(tracker), "fetch", lambda *_: None)
     assert released(policy(line, PRODUCTION)).releases[0].rows == "evaluated"
+
+
+def test_the_size_of_a_release_needs_no_labels(line: Project) -> None:
+    size = {"metric": "size", "max_ratio": 1.1, "against": "production"}
+    flips = {"metric": "prediction_flips", "at_most": 0.05}
+    line.change("held_out", lambda columns: columns.pop("target"))
+    line.spec["judge"] |= {"expect_fp32": "unknown", "budgets": [flips, size]}
+    line.write()
+    record = released(line, out=line.folder / "out")
+    assert [finding.outcome for finding in record.verdict.findings] == ["pass", "pass"]
+    assert judge(line.folder / "out").verdict == record.verdict
+
+
+def test_a_record_that_lost_its_releases_was_edited(line: Project) -> None:
+    size = {"metric": "size", "max_ratio": 1.1, "against": "production"}
+    released(policy(line, size), out=line.folder / "out")
+    file = line.folder / "out" / "record.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"releases": []}))
+    with pytest.raises(errors.RecordError, match="was changed"):
+        judge(line.folder / "out")
+
+
+def test_a_policy_of_another_anchor_is_not_judged_by_the_rows_of_this_one(line: Project) -> None:
+    worse = line.budget(metric="accuracy", max_drop=0.5)
+    assert released(line, WIDE_RANGE).verdict.outcome == "pass"
+    line.spec["judge"] |= {"budgets": [ANCHOR], "anchor": f"models:/{MODEL}-int8/2"}
+    line.write()
+    assert released(line, WIDE_RANGE, out=line.folder / "out").verdict.outcome == "pass"
+    line.spec["judge"]["anchor"] = f"models:/{MODEL}-int8/1"
+    line.write()
+    with pytest.raises(errors.UsageError, match=f"budget against anchor models:/{MODEL}-int8/1,"):
+        judge(line.folder / "out", str(worse))
+
+
+def test_a_first_release_is_not_excused_from_the_anchor_of_another_model(
+    line: Project, first_release: tuple[Path, GateRecord]
+) -> None:
+    policy(line, ANCHOR, anchor=f"models:/{MODEL}-int8/1")
+    assert judge(first_release[0] / "first", str(line.policy)).verdict.outcome == "pass"
+    policy(line, ANCHOR, anchor="models:/other-int8/1")
+    with pytest.raises(errors.UsageError, match="budget against anchor models:/other-int8/1"):
+        judge(first_release[0] / "first", str(line.policy))
 
 
 def test_a_judged_policy_against_what_was_not_held_against_is_refused(line: Project) -> None:
@@ -251,6 +311,84 @@ def test_a_release_of_other_classes_is_an_error(
     assert "classes are not this policy's" in capfd.readouterr().err
 
 
+@pytest.mark.parametrize("deleted", [0, 7])
+def test_a_release_of_more_outputs_is_an_error(
+    line: Project, capfd: pytest.CaptureFixture[str], deleted: int
+) -> None:
+    line.spec["model"] = "eleven"
+    policy(line)
+    more = widened(CNN, line.folder / "more.onnx", bias=0.5)  # which it predicts at times
+    line.spec["judge"]["expect_fp32"] = "unknown"
+    assert released(policy(line), more).verdict.outcome == "pass"
+    line.change(
+        "held_out", lambda columns: columns.update({k: v[deleted:] for k, v in columns.items()})
+    )
+    policy(line, ANCHOR, anchor="models:/eleven-int8/1")
+    line.spec["model"] = MODEL
+    line.write()
+    assert code(line) == 4
+    assert "it had other classes" in capfd.readouterr().err
+
+
+def test_what_keeps_a_release_from_being_run_again_is_said_of_it(
+    line: Project, capfd: pytest.CaptureFixture[str]
+) -> None:
+    columns = line.data("held_out")
+    given = dict.fromkeys(("artifact_sha256", "runtime", "device"))
+    for number, name in enumerate(("f", "q")):
+        logits = np.eye(10, dtype=np.float32)[columns["target"]] * 5
+        told = {key: np.array([str(number) * 64] * len(logits)) for key in given}
+        line.save(name, id=columns["id"], logits=logits, **told)
+    line.save("held_out", id=columns["id"], target=columns["target"])  # no pictures to run it on
+    line.spec["judge"]["expect_fp32"] = "unknown"
+    policy(line, PRODUCTION)
+    outputs = ["--fp32-outputs", "f.npz", "--int8-outputs", "q.npz"]
+    assert exit_code_of(["run", str(line.policy), *outputs]) == 4
+    said = capfd.readouterr().err
+    assert f"production (models:/{MODEL}-int8/1) has to be run on these examples" in said
+    assert "no column 'image'" in said
+
+
+def _keeps(text: str | None) -> Any:
+    return _Keeps(text)
+
+
+class _Keeps:
+    """A tracker that keeps one file, of that text."""
+
+    key, registry = "fake", None
+
+    def __init__(self, text: str | None) -> None:
+        self.text = text
+
+    def fetch(self, _: str, name: str, folder: Path) -> Path | None:
+        if self.text is None:
+            return None
+        (folder / name).write_text(self.text)
+        return folder / name
+
+
+def test_a_release_is_run_with_the_tokenizer_that_its_candidate_brought(
+    make_record: Callable[..., GateRecord], tmp_path: Path
+) -> None:
+    version = Version("r-int8", "1", datetime.now(UTC), "run", "")
+    record = make_record()
+    assert as_shipped(_keeps(None), version, record, tmp_path / "a") is record
+    reads = Preprocess.model_validate({"tokenizer": {"max_length": 8, "sha256": "0" * 64}})
+    build = record.policy.build.model_copy(update={"preprocess": reads})
+    bringing = record.model_copy(
+        update={"policy": record.policy.model_copy(update={"build": build})}
+    )
+    with pytest.raises(errors.ReleaseError, match=r"tokenizer\.json of run run"):
+        as_shipped(_keeps(None), version, bringing, tmp_path / "b")
+    shipped = as_shipped(_keeps("{}"), version, bringing, tmp_path / "c")
+    read = shipped.policy.build.preprocess
+    assert read is not None
+    assert read.tokenizer is not None
+    assert read.tokenizer.own == tmp_path / "c" / "tokenizer.json"
+    assert read.tokenizer.sha256 == "0" * 64  # the pin stays, so that another file is refused
+
+
 def test_a_dead_tracker_stops_before_the_work_where_releases_are_needed(
     line: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -271,3 +409,29 @@ def test_reports_say_what_it_was_held_against(line: Project) -> None:
             assert "Reference" in said
     record = json.loads((line.folder / "out" / "record.json").read_text())
     assert record["comparisons"][1]["against"] == "production"
+
+
+# ── waived ────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_waived_release_is_promoted_only_when_that_is_said(
+    line: Project, first_release: tuple[Path, GateRecord], capfd: pytest.CaptureFixture[str]
+) -> None:
+    waiver = {
+        "model": MODEL,
+        "budget": "accuracy.max_drop",
+        "reason": "the camera goes",
+        "who": "ann",
+        "expires": str(datetime.now(UTC).date() + timedelta(days=9)),
+    }
+    (line.folder / "waivers.yaml").write_text(yaml.safe_dump({"version": 1, "waivers": [waiver]}))
+    record = released(policy(line), WIDE_RANGE, out=line.folder / "out")
+    assert record.verdict.outcome == "waived"
+    assert exit_code_of(["promote", "out"]) == 1
+    assert "--waived" in capfd.readouterr().err
+    assert exit_code_of(["promote", "out", "--waived"]) == 0
+    assert exit_code_of(["audit", MODEL]) == 1
+    assert "WAIVED" in capfd.readouterr().out
+    # it serves, so it is what the next one is held against; but it is no anchor
+    assert code(policy(line, PRODUCTION)) == 0
+    assert code(policy(line, ANCHOR, anchor=f"models:/{MODEL}-int8/2")) == 4

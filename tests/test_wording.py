@@ -32,7 +32,7 @@ def budget(**fields) -> Budget:
         ),
         (
             {"metric": "accuracy", "max_drop": 0.02, "against": "anchor"},
-            "accuracy, drop ≤ 2.00 pp against anchor",
+            "accuracy, drop ≤ 2.00 pp against the anchor",
         ),
         (
             {"metric": "top5_accuracy", "max_relative_drop": 0.01},

@@ -1,7 +1,7 @@
 """What an auditor's archive says in words: how to reproduce a verdict, and by which policy."""
 
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -51,7 +51,7 @@ It exits with 4 where the numbers in `record.json` are not what the rows give.
 ## The same run, from the model and the data
 
 The policy's paths are relative to its folder, which was `{base}`: put `policy/resolved.yaml` there.
-{git}
+Run this where the gate ran, as the folder itself may be relative to that. {git}
 
 ```console
 {run}
@@ -92,7 +92,7 @@ def how_to_reproduce(record: GateRecord, registered: str | None) -> str:
         cpu=_cpu(used.cpu),
         install=_install(used.versions),
         plugin=plugins,
-        base=plain(record.policy_source.base or Path(record.policy_source.file).parent, _LONG),
+        base=plain(_base(record), _LONG),
         git=f"The sources were at commit `{used.git}`." if used.git else "They lay in no git.",
         run=_run(record, plugins),
         hashes="\n".join(f"| {what} | `{digest}` |" for what, digest in _hashes(record).items()),
@@ -114,14 +114,32 @@ def _install(versions: Mapping[str, str]) -> str:
     return f"$ pip install {shlex.join([own, *libraries])}"
 
 
+def _base(record: GateRecord) -> Path:
+    told = record.policy_source
+    return Path(told.base or Path(told.file).parent)
+
+
 def _run(record: GateRecord, plugins: str) -> str:
-    parts = ["gate", "run", "resolved.yaml", "--candidate", record.candidate.source]
+    parts = ["gate", "run", str(_base(record) / "resolved.yaml"), *_subject(record)]
     if record.reference is not None:
         parts += ["--reference", record.reference.source]
     if record.int8.source is not None:
         parts += ["--int8", record.int8.source]
     parts += ["--stage", record.stage, "--threads", str(record.provenance.threads)]
+    if record.bootstrap:
+        parts.append("--bootstrap")
     return f"$ {shlex.join(parts)}{plugins}"
+
+
+def _subject(record: GateRecord) -> Iterator[str]:
+    """What was judged: a candidate, or outputs of models that ran elsewhere."""
+    if record.attested:
+        for side, told in zip(("fp32", "int8"), record.attested, strict=True):
+            yield from (f"--{side}-outputs", told.source)
+        return
+    yield from ("--candidate", record.candidate.source)
+    if record.candidate.source.endswith(".pt2"):
+        yield "--trust"
 
 
 def _hashes(record: GateRecord) -> dict[str, str]:

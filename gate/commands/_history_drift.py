@@ -187,16 +187,27 @@ class Drifts:
     def _known(
         self, runs: Sequence[PastRun], bridges: Sequence[Bridge]
     ) -> Iterator[tuple[str, float]]:
-        """What is worth least first: bridges, other runs, the anchor's own."""
+        """What is worth least first: the anchor's own where it stopped early, bridges, other runs,
+        the anchor's own where it did not."""
+        yield from self._own() if self._is_cut else ()
         yield from self._bridged(bridges)
         for run in runs:
             value = self._reference(run)
             if value is not None and "held_out" in run.tags:
                 yield run.tags["held_out"], value
+        yield from () if self._is_cut else self._own()
+
+    def _own(self) -> Iterator[tuple[str, float]]:
         own = self._anchor.run if self._anchor else None
         if own is not None and "held_out" in own.tags:
             value = _int8(own, self._metric, self._slice)
             yield from () if value is None else [(own.tags["held_out"], value)]
+
+    @property
+    def _is_cut(self) -> bool:
+        """Whether the anchor's own run stopped early: its examples were chosen by its outcome."""
+        own = self._anchor.run if self._anchor else None
+        return own is not None and "stopped" in own.tags
 
     def _bridged(self, bridges: Sequence[Bridge]) -> Iterator[tuple[str, float]]:
         key = self._metric if self._slice is None else f"{self._metric}/{self._slice}"
@@ -218,6 +229,8 @@ class Drifts:
     # budgets
 
     def _with_budget(self, run: PastRun, drift: Drift, anchor: float | None) -> Drift:
+        if not self._is_about_it(run):
+            return drift  # what it was allowed to lose is about another release
         for series in self._against((".max_drop", f".{_RELATIVE}")):
             limit = series.limit(run)
             if limit is not None:

@@ -36,7 +36,8 @@ th,td{padding:.2rem .6rem;text-align:left;white-space:nowrap}
 td.n,th.n{text-align:right}td.o{white-space:normal;min-width:14rem}
 th{font-weight:600;color:var(--faint)}
 tbody tr:nth-child(odd){background:var(--band)}
-td.event{color:var(--faint);border-top:1px solid var(--line);border-bottom:1px solid var(--line)}
+td.event{color:var(--faint);white-space:normal;overflow-wrap:anywhere;
+border-top:1px solid var(--line);border-bottom:1px solid var(--line)}
 td.pass{color:var(--good)}td.fail,td.error{color:var(--bad)}
 td.inconclusive,td.waived,td.incomplete{color:var(--unsure)}
 svg{display:block;width:100%;height:auto;margin:.6rem 0}
@@ -61,6 +62,7 @@ _SUMMARY = (
     *("model", "newest", "stage", "version", "metric"),
     *("drop", "limit", "left", "drift", "of it left", "production", "outcome"),
 )
+_UNDRAWN = "Nothing is drawn, as runs are shown by different metrics; name one with --metric"
 _SUMMARY_NUMBERS = range(5, 10)
 
 
@@ -73,7 +75,7 @@ def all_page(lines: Sequence[Line]) -> str:
     """All models, given worst first: a table of their newest releases, then one after the other."""
     rows = "".join(_summary(number_, line) for number_, line in enumerate(lines))
     parts = [f"<p>{escape(plural(len(lines), 'model'))}, worst first; times are UTC.</p>"]
-    parts += [_table(_SUMMARY, _SUMMARY_NUMBERS, rows)]
+    parts += [_table("Newest releases", _SUMMARY, _SUMMARY_NUMBERS, rows)]
     for number_, line in enumerate(lines):
         parts += [f'<h2 id="m{number_}">{_text(line.model)}</h2>', *_section(line)]
     return _page("History of all models", parts)
@@ -84,7 +86,9 @@ def _page(title: str, parts: Sequence[str]) -> str:
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         f"<title>{escape(title)}</title>\n<style>{_STYLE}</style>\n</head>\n"
-        f"<body>\n<h1>{escape(title)}</h1>\n" + "\n".join(parts) + "\n</body>\n</html>\n"
+        f"<body>\n<main>\n<h1>{escape(title)}</h1>\n"
+        + "\n".join(parts)
+        + "\n</main>\n</body>\n</html>\n"
     )
 
 
@@ -99,19 +103,25 @@ def _section(line: Line) -> Iterator[str]:
     yield f"<p>{_text(runs + serves)}Drift is counted from {_text(anchor)}.</p>"
     if drawn := drawing(line):
         yield f'<div class="wide">{drawn}</div>'
+    elif len(line.labels) > 1:
+        listed = ", ".join(line.labels)
+        yield f'<p class="faint">{_text(_UNDRAWN)}: {_text(listed)}.</p>'
     rows = "".join(part for entry in line.entries for part in _rows(entry))
-    yield _table(_HEADS, _NUMBERS, rows + "".join(_event(_moved(m)) for m in line.later))
+    rows += "".join(_event(_moved(move)) for move in line.later)
+    yield _table(f"Runs of {plain(line.model)}", _HEADS, _NUMBERS, rows)
     whys = {e.drift.why for e in line.entries if e.drift.how == "unknown" and e.drift.why}
     yield from (f'<p class="faint">{UNKNOWN} {_text(why)}.</p>' for why in sorted(whys))
 
 
-def _table(heads: Sequence[str], numbers: range, rows: str) -> str:
+def _table(name: str, heads: Sequence[str], numbers: range, rows: str) -> str:
+    """A table that a keyboard can scroll; `rows` are escaped already."""
     head = "".join(
         f'<th scope="col"{_numeric(index in numbers)}>{escape(name)}</th>'
         for index, name in enumerate(heads)
     )
     return (
-        f'<div class="wide"><table><thead><tr>{head}</tr></thead>\n<tbody>{rows}</tbody>'
+        f'<div class="wide" role="region" aria-label="{escape(name)}" tabindex="0">'
+        f"<table><thead><tr>{head}</tr></thead>\n<tbody>{rows}</tbody>"
         "</table></div>"
     )
 

@@ -13,6 +13,7 @@ from gate.wording import listing
 _LISTED = 20
 _SECONDS = "seconds"
 _FP32 = "fp32"
+_EACH = "each "
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +108,7 @@ def demand_known(runs: Sequence[PastRun], asked: Asked) -> None:
     """
     if asked.metric is None and asked.slice is None:
         return
+    _demand_one_slice(asked)
     names, slices = _kept(runs)
     if asked.metric is not None and asked.metric not in names:
         _refuse("--metric", asked.metric, names)
@@ -117,6 +119,20 @@ def demand_known(runs: Sequence[PastRun], asked: Asked) -> None:
     what = f"--metric {asked.metric}" if asked.metric else "the runs' own budgets"
     where = f"at --slice {asked.slice}" if asked.slice else "on the whole set"
     raise UsageError(f"no run has {what} {where}; slices: {listing(sorted(slices), _LISTED)}")
+
+
+def _demand_one_slice(asked: Asked) -> None:
+    """Refuse a budget on one slice together with `--slice` of another."""
+    inner = _inner(asked.metric or "")
+    if inner is None or asked.slice is None:
+        return
+    each = inner.removeprefix(_EACH)
+    same = inner == asked.slice if each == inner else asked.slice.startswith(f"{each}=")
+    if not same:
+        raise UsageError(
+            f"--metric {asked.metric} is about {inner}, and --slice says {asked.slice}: "
+            "name the metric without its slice, or leave --slice out"
+        )
 
 
 def _refuse(flag: str, asked: str, known: set[str]) -> None:
@@ -156,10 +172,16 @@ def _options(metric: str, where: str | None, *, first: str | None = None) -> Ite
 
 def _of_budget(budget: str, where: str | None) -> Series:
     """`accuracy.max_drop[site=north]@anchor`, which says its slice itself."""
-    head, bracket, rest = budget.partition("[")
-    inner, _, tail = rest.rpartition("]")
-    own = inner if bracket and not inner.startswith("each ") else None
-    return Series(f"{head}{tail}", where or own)
+    inner = _inner(budget)
+    name = budget if inner is None else budget.replace(f"[{inner}]", "", 1)
+    own = None if inner is None or inner.startswith(_EACH) else inner
+    return Series(name, where or own)
+
+
+def _inner(budget: str) -> str | None:
+    """`site=north` or `each site`, where a budget's id names one."""
+    inner, bracket, _ = budget.partition("[")[2].rpartition("]")
+    return inner if bracket else None
 
 
 def _names(metric: str) -> tuple[str, ...]:

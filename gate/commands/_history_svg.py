@@ -14,6 +14,10 @@ _LEFT, _RIGHT, _TOP, _FOOT = 70, 16, 26, 46
 _TICKS = 3
 _LEAST_SPAN = 1e-6
 _DATES = 6
+_LONGEST_LEVEL = 9
+_NOTHING = 1e-12
+_NEAR = 0.06
+"""Of a panel's height: two numbers closer than that would lie on each other."""
 _DENSE = 150
 """Releases beyond which each is drawn smaller."""
 _NO_NUMBER_BELOW = 8
@@ -41,7 +45,7 @@ class _Panel:
         values = [v for curve in self.curves for v in curve.values if v is not None]
         values += [end for bar in self.bars if bar for end in bar]
         low, high = min(values), max(values)
-        margin = max((high - low) * 0.08, _LEAST_SPAN)
+        margin = max((high - low) * 0.08, _LEAST_SPAN * max(1.0, abs(low), abs(high)))
         return low - margin, high + margin
 
     @property
@@ -51,7 +55,7 @@ class _Panel:
 
 
 def drawing(line: Line) -> str:
-    """One SVG; nothing where no release has a number."""
+    """One SVG; nothing where no release has a number, or they are of different metrics."""
     entries = [e for e in line.entries if e.run.stage == "release"] or [*line.entries]
     panels = [panel for panel in _panels(entries) if not panel.is_empty]
     if not panels:
@@ -146,13 +150,20 @@ def _drawn(panel: _Panel, top: float, count: int) -> Iterator[str]:
 def _grid(low: float, high: float, down: Callable[[float], float]) -> Iterator[str]:
     levels = [low + (high - low) * step / (_TICKS - 1) for step in range(_TICKS)]
     digits = max(2, min(_NO_NUMBER_BELOW, 2 - math.floor(math.log10(high - low))))
-    shown = [(level, f"{level:.{digits}f}") for level in levels]
-    for level, text in shown + ([(0.0, "0")] if low < 0 < high else []):
+    shown = [(level, _level(level, digits)) for level in levels]
+    is_near = any(abs(level) < _NEAR * (high - low) for level in levels)
+    for level, text in shown + ([(0.0, "0")] if low < 0 < high and not is_near else []):
         y = down(level)
         yield (
             f'<path class="grid" d="M{_LEFT} {y:.1f}H{_WIDE - _RIGHT}"/>'
             f'<text x="{_LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{text}</text>'
         )
+
+
+def _level(value: float, digits: int) -> str:
+    """As short as the room beside a panel is."""
+    text = "0" if abs(value) < _NOTHING else f"{value:.{digits}f}"
+    return text if len(text) <= _LONGEST_LEVEL else f"{value:.1e}"
 
 
 def _traced(curve: _Curve, down: Callable[[float], float], count: int) -> Iterator[str]:

@@ -1,16 +1,22 @@
 """What a plan says in sentences: what its tables cannot, and the advice at its end."""
 
+import json
 import math
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 
 from gate import wording
 from gate.planning import BudgetPlan, Forecast, Plan, Scenario, allowed
+from gate.policy import Budget, scalar_text
 from gate.wording import plain, plural, whole
 
 TIMES = 3
 """Rates or times that are listed."""
 _FEWEST, _MOST = 0.005, 0.995
 _USUAL_FLIPS = 0.02
+_WORD = re.compile(r"[A-Za-z_][A-Za-z0-9_./-]*")
+_NO_WORDS = ("true", "false", "null", "yes", "no", "on", "off", "y", "n")
+"""What YAML, of one version or another, reads as something else than a text."""
 
 
 # ── numbers and names ─────────────────────────────────────────────────────────────────────
@@ -180,16 +186,32 @@ def _decided(one: BudgetPlan) -> str | None:
     budget = question.budget
     worst = max(allowed(budget, limit) for limit in limits if limit is not None)
     limit = round(allowed(budget, _rounded_up(worst)), 12)
-    told = {"metric": budget.metric, budget.threshold: f"{limit:g}", "each": budget.each}
-    if budget.slice is not None:
-        told["slice"] = f"{{{', '.join(f'{k}: {v}' for k, v in budget.slice.items())}}}"
-    if budget.against != "fp32":
-        told["against"] = budget.against
-    pairs = ", ".join(f"{key}: {value}" for key, value in told.items() if value is not None)
+    told: dict[str, str] = {"metric": _written(budget.metric), budget.threshold: f"{limit:g}"}
+    told |= {key: _written(value) for key, value in _beyond(budget)}
+    pairs = ", ".join(f"{key}: {value}" for key, value in told.items())
     where = (
         f"   # {plain(one.smallest[0])} has the fewest" if one.smallest and one.smallest[0] else ""
     )
     return f"- {{{pairs}}}{where}"
+
+
+def _beyond(budget: Budget) -> Iterator[tuple[str, object]]:
+    """Keys besides its limit that make it the budget that it is, with their values."""
+    usual = "no_proven_harm" if budget.each else "proof"
+    defaults = {"slice": None, "each": None, "against": "fp32", "require": usual, "min_examples": 1}
+    for key, default in defaults.items():
+        if getattr(budget, key) != default:
+            yield key, getattr(budget, key)
+
+
+def _written(value: object) -> str:
+    """As YAML reads it back; a text in quotes unless it is a plain word."""
+    if isinstance(value, Mapping):
+        return f"{{{', '.join(f'{_written(k)}: {_written(v)}' for k, v in value.items())}}}"
+    if not isinstance(value, str):
+        return scalar_text(value)
+    is_word = _WORD.fullmatch(value) is not None and value.lower() not in _NO_WORDS
+    return value if is_word else json.dumps(value, ensure_ascii=False)
 
 
 def _rounded_up(limit: float) -> float:

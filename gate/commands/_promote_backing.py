@@ -26,7 +26,8 @@ from gate.wording import few, short
 
 ROLLED_BACK = "rolled_back"
 """The tag of a version that production left for an older one."""
-_ROWS = "rows.npz"
+SENT = "record_sha256"
+"""The tag of a run with the sha256 of the record.json that it was given."""
 _NAMED = 6
 
 
@@ -90,10 +91,20 @@ def run_of(runs: Sequence[PastRun], record: str) -> PastRun | None:
 # ── a record ──────────────────────────────────────────────────────────────────────────────
 
 
-def outcome_reasons(record: GateRecord) -> Iterator[Reason]:
-    """Why its verdict is no PASS; the codes are the verdict's, whatever the policy's mode."""
+def outcome_reasons(record: GateRecord, *, waived: bool = False) -> Iterator[Reason]:
+    """Why its verdict is no PASS; the codes are the verdict's, whatever the policy's mode.
+
+    With `waived` a verdict that somebody waived counts, too.
+    """
     outcome = record.verdict.outcome
-    if outcome == "inconclusive":
+    if outcome == "waived":
+        if not waived:
+            yield Reason(
+                "the verdict is WAIVED, which is no PASS: a budget was let through. Say --waived "
+                "if that is meant",
+                EXIT_FAIL,
+            )
+    elif outcome == "inconclusive":
         yield Reason(
             "the verdict is INCONCLUSIVE, which releases nothing (under `on_inconclusive: warn` "
             "neither): gate it on more examples, `gate plan` says how many",
@@ -216,7 +227,7 @@ def backing(tracker: Tracker, runs: Sequence[PastRun], version: Version) -> Back
     if run is None:
         told = f"its record {version.tags['record']} is gone from the tracker"
         return Backing(version, None, (told,))
-    faults = [*_run_faults(run)]
+    faults = [*_run_faults(run), *sent_faults(tracker, run)]
     try:
         record = stored_record(tracker, run)
     except RecordError as error:
@@ -228,6 +239,18 @@ def backing(tracker: Tracker, runs: Sequence[PastRun], version: Version) -> Back
     faults += tag_faults(version, run, record)
     faults += artifact_faults(registry, version, record.int8.sha256)
     return Backing(version, record, tuple(faults))
+
+
+def sent_faults(tracker: Tracker, run: PastRun) -> Iterator[str]:
+    """Why the record that a run keeps is not, byte for byte, the one that it was given.
+
+    Of one that is incomplete nothing is known yet.
+
+    Raises:
+        TrackerError: the tracker cannot be reached.
+    """
+    if run.outcome != "incomplete":
+        yield from file_faults(tracker, run, publish.RECORD, run.tags.get(SENT))
 
 
 def _run_faults(run: PastRun) -> Iterator[str]:
@@ -281,12 +304,15 @@ def artifact_faults(registry: Registry, version: Version, judged: str) -> Iterat
         )
 
 
-def rows_faults(tracker: Tracker, runs: Sequence[PastRun], record: GateRecord) -> Iterator[str]:
-    """Why the rows that the tracker keeps are not those that the record vouches for."""
-    run = run_of(runs, record.id)
+def file_faults(tracker: Tracker, run: PastRun, name: str, sha256: str | None) -> Iterator[str]:
+    """Why a file that the tracker keeps with a run is not the one with that sha256.
+
+    Raises:
+        TrackerError: the tracker cannot be reached.
+    """
     with tempfile.TemporaryDirectory(prefix="gate-") as scratch:
-        rows = None if run is None else tracker.fetch(run.run, _ROWS, Path(scratch))
-        if rows is None:
-            yield f"{_ROWS} of record {record.id} is gone from the tracker"
-        elif artifact.sha256_of(rows) != record.rows_sha256:
-            yield f"{_ROWS} of record {record.id} in the tracker was changed"
+        file = tracker.fetch(run.run, name, Path(scratch))
+        if file is None:
+            yield f"{name} of run {run.run} is gone from the tracker"
+        elif artifact.sha256_of(file) != sha256:
+            yield f"{name} of run {run.run} in the tracker was changed after it was sent"

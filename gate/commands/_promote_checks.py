@@ -13,6 +13,7 @@ from gate.commands._promote_backing import (
     kept_faults,
     outcome_reasons,
     run_of,
+    sent_faults,
     stage_reasons,
     tag_faults,
 )
@@ -58,10 +59,19 @@ class Case:
     current: Version | None
     """What the alias names."""
     now: datetime
+    waived: bool = False
+    """Whether a verdict that somebody waived counts, too."""
 
     @classmethod
     def of(
-        cls, record: GateRecord, folder: Path, tracker: Tracker, *, alias: str, now: datetime
+        cls,
+        record: GateRecord,
+        folder: Path,
+        tracker: Tracker,
+        *,
+        alias: str,
+        now: datetime,
+        waived: bool = False,
     ) -> "Case":
         """Look everything up.
 
@@ -84,14 +94,18 @@ class Case:
             alias=alias,
             current=registry.find(name, alias=alias),
             now=now,
+            waived=waived,
         )
 
     @property
     def is_there(self) -> bool:
         """Whether the alias names the record's version already."""
-        if self.version is None or self.current is None:
-            return False
-        return self.version.version == self.current.version
+        return self.current is not None and self.is_version(self.current)
+
+    def is_version(self, other: Version) -> bool:
+        """Whether another version is the record's own."""
+        mine = self.version
+        return mine is not None and (mine.name, mine.version) == (other.name, other.version)
 
 
 def backed(case: Case) -> Iterator[Check]:
@@ -99,7 +113,7 @@ def backed(case: Case) -> Iterator[Check]:
     checks: Mapping[str, Callable[[Case], Iterable[Reason]]] = {
         "record as it was written": _untouched,
         "record as the tracker keeps it": _kept,
-        "verdict PASS": lambda one: outcome_reasons(one.record),
+        "verdict PASS": lambda one: outcome_reasons(one.record, waived=one.waived),
         "a release, enforced and counted": lambda one: stage_reasons(one.record),
         "registered artifact as it was judged": _registered,
         "never rolled back": _rolled_back,
@@ -159,7 +173,7 @@ def _kept(case: Case) -> Iterator[Reason]:
             f"run {run.run} says {run.outcome}, and the record {record.verdict.outcome}: one was "
             "changed; gate it again"
         )
-    for text in kept_faults(case.tracker, run, record):
+    for text in (*kept_faults(case.tracker, run, record), *sent_faults(case.tracker, run)):
         yield Reason(text)
 
 
@@ -245,21 +259,43 @@ def _order(case: Case) -> Iterator[Reason]:
 
 def _contradicts(run: PastRun, case: Case) -> bool:
     """Whether a run is a later release of the same artifact that did not pass."""
-    later = case.run is None or (run.run != case.run.run and run.when >= case.run.when)
+    later = case.run is None or (run.run != case.run.run and _follows(run, case.run))
     same = run.tags.get("int8_sha256") == case.record.int8.sha256
     return later and same and run.stage == "release" and run.outcome in _JUDGED
 
 
+def _follows(run: PastRun, other: PastRun) -> bool:
+    """Whether a run is the later one by its time, or by its version: clocks may differ."""
+    numbers = (run.version or "", other.version or "")
+    registered = all(map(str.isdecimal, numbers)) and int(numbers[0]) > int(numbers[1])
+    return registered or run.when >= other.when
+
+
 def _production(case: Case) -> Iterator[Reason]:
-    """Whether production is still the version that it was judged against."""
+    """Whether production is still the version that it was judged against, or still none."""
+    yield from _first(case)
     for release in case.record.releases:
         if release.against != PRODUCTION:
             continue
         named = case.registry.find(release.name, alias=PRODUCTION)
         now = "no version" if named is None else f"version {named.version}"
-        if named is None or named.version != release.version:
+        if named is None or not (named.version == release.version or case.is_version(named)):
             yield Reason(
                 f"it was judged against production while that was version {release.version} of "
                 f"{release.name}, and it is {now} by now: gate it against that",
                 EXIT_USAGE,
             )
+
+
+def _first(case: Case) -> Iterator[Reason]:
+    """Whether a first release, which was held against none before it, still has none."""
+    asked = any(one.against == PRODUCTION for one in case.record.policy.judge.budgets)
+    if not asked or not case.record.lacks(PRODUCTION):
+        return
+    named = case.registry.find(registered_name(case.record.model), alias=PRODUCTION)
+    if named is not None and not case.is_version(named):
+        yield Reason(
+            f"it was judged as a first release (`--bootstrap`), and production is version "
+            f"{named.version} of {named.name} by now: gate it against that",
+            EXIT_USAGE,
+        )

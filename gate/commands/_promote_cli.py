@@ -33,6 +33,7 @@ def _moving(command: Callable[..., Any]) -> Callable[..., Any]:
     show_default=True,
     help="Days for which a verdict counts.",
 )
+@click.option("--waived", is_flag=True, help="Also where a budget was waived.")
 @_moving
 def promote(record: Path, tracker: str, dry_run: bool, **options: Any) -> int:
     """Move the registry's alias to a release, on a PASS that still counts.

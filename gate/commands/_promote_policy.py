@@ -8,6 +8,7 @@ from pathlib import Path
 from gate import remote
 from gate.commands._promote_backing import Reason, differing
 from gate.commands._replay_stored import opened, with_own_files
+from gate.commands.report import is_there
 from gate.errors import EXIT_USAGE, GateError
 from gate.policy import Policy
 from gate.policy_file import LoadedPolicy, digest, load_policy
@@ -30,7 +31,7 @@ def in_force(
         named: the file of `--policy`.
     """
     file = Path(named or record.policy_source.policy or record.policy_source.file)
-    if not file.is_file():
+    if not is_there(file):
         told = "" if named else ", which the record names"
         return None, (
             Reason(

@@ -14,8 +14,8 @@ _LONGEST = 300
 
 def who(by: str | None, environ: Mapping[str, str] = os.environ) -> str:
     """`by`, else in GitHub Actions who started the run and its address, else user@host."""
-    if by:
-        return plain(by, _LONGEST)
+    if by and by.strip():
+        return plain(by.strip(), _LONGEST)
     actor = environ.get("GITHUB_ACTOR")
     if environ.get("GITHUB_ACTIONS") == "true" and actor:
         return plain(f"{actor} ({_address(environ)})", _LONGEST)
@@ -37,6 +37,7 @@ def _user() -> str:
 
 
 def why(given: str | None, record: GateRecord) -> str:
-    """`given`, else the verdict's first words."""
-    words = f"{record.verdict.outcome.upper()}: {story.summary(record).partition('. ')[0]}"
-    return plain(given or words, _LONGEST)
+    """`given`, else the verdict's first words: what blocks most, or that nothing does."""
+    first = next(iter(story.blockers(record)), story.summary(record).partition(". ")[0])
+    words = f"{record.verdict.outcome.upper()}: {first}"
+    return plain((given or "").strip() or words, _LONGEST)

@@ -66,3 +66,16 @@ def watch(model: str, tracker: str, **options: Any) -> int:
     from gate.commands.watch import watch as watch_model
 
     return watch_model(model, trackers.get(tracker), **options)
+
+
+@click.argument("folders", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--link", metavar="URL", help="Where the whole reports are.")
+def comment(folders: tuple[Path, ...], link: str | None) -> int:
+    """Write one comment for a pull request, in Markdown, from the records in FOLDERS.
+
+    Records of a fork are read as data only. The exit code says nothing about their verdicts.
+    """
+    from gate.commands.comment import gathered, render
+
+    click.echo(render(gathered(folders), link=link), nl=False)
+    return 0

@@ -7,11 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from gate import artifact, data, decoding, plugins, preprocess, remote, tokens
+from gate import artifact, data, decoding, plugins, preprocess, remote
 from gate.backends import Backend
 from gate.errors import GateError, RecordError, UsageError
 from gate.metrics import Metric
 from gate.records import GateRecord
+from gate.release import brings_tokenizer, with_tokenizer
 from gate.rows import load_arrays, load_rows, places
 from gate.sources import DataSource
 from gate.tasks import BoundTask
@@ -146,18 +147,13 @@ def with_own_files(record: GateRecord, folder: Path) -> GateRecord:
     Raises:
         RecordError: it is missing.
     """
-    build = record.policy.build
-    spec = build.preprocess.tokenizer if build.preprocess else None
-    if spec is None or spec.file is not None or record.attested:
+    if not brings_tokenizer(record):
         return record
     if not (folder / TOKENIZER).is_file():
         raise RecordError(
             f"{folder / TOKENIZER} is missing: fetch the whole folder of record {record.id}"
         )
-    preprocess = tokens.with_own(build.preprocess, folder / TOKENIZER)
-    build = build.model_copy(update={"preprocess": preprocess})
-    policy = record.policy.model_copy(update={"build": build})
-    return record.model_copy(update={"policy": policy})
+    return with_tokenizer(record, folder / TOKENIZER)
 
 
 def held_out(record: GateRecord, path: Path | None, scratch: Path) -> Split:

@@ -10,8 +10,9 @@ from gate.commands._promote_backing import (
     Backing,
     backing,
     demand_known,
+    file_faults,
     registry_of,
-    rows_faults,
+    run_of,
 )
 from gate.errors import EXIT_FAIL, EXIT_PASS
 from gate.registered import Move, Version, registered_name
@@ -24,6 +25,7 @@ BLIND = (
     "trace, and who moves one by hand is not told. Moves are those that the gate wrote down."
 )
 """What no audit can see."""
+_ROWS = "rows.npz"
 _LONG = 2000
 
 
@@ -90,9 +92,10 @@ def audit(model: str, tracker: Tracker) -> Audit:
         TrackerError: the tracker cannot be reached.
     """
     registry = registry_of(tracker)
-    demand_known(tracker, model)
-    runs, moves = tracker.past(model), registry.moves(model)
     versions = {one.version: one for one in registry.versions(registered_name(model))}
+    if not versions:  # with versions, that there are no runs is what is wrong with them
+        demand_known(tracker, model)
+    runs, moves = tracker.past(model), registry.moves(model)
     concerned = {move.version for move in moves}
     concerned |= {number for number, version in versions.items() if version.aliases}
     found = {
@@ -112,9 +115,11 @@ def audit(model: str, tracker: Tracker) -> Audit:
 def _backing(tracker: Tracker, runs: Sequence[PastRun], version: Version) -> Backing:
     """What backs a version, the rows of its record included."""
     found = backing(tracker, runs, version)
-    if found.record is None:
+    run = None if found.record is None else run_of(runs, found.record.id)
+    if found.record is None or run is None:
         return found
-    return replace(found, faults=(*found.faults, *rows_faults(tracker, runs, found.record)))
+    rows = file_faults(tracker, run, _ROWS, found.record.rows_sha256)
+    return replace(found, faults=(*found.faults, *rows))
 
 
 def _aliases(
@@ -146,8 +151,9 @@ def _by_hand(version: Version, last: Move | None) -> Iterator[str]:
 
 
 def _moved(move: Move, moves: Sequence[Move], found: dict[str, Backing]) -> Moved:
-    done = not _never_done(move, moves)
-    return Moved(move, tuple(_move_faults(move, found)) if done else (), done=done)
+    if _never_done(move, moves):
+        return Moved(move, (), done=False)
+    return Moved(move, (*_moved_between(move, moves), *_move_faults(move, found)))
 
 
 def _never_done(move: Move, moves: Sequence[Move]) -> bool:
@@ -155,6 +161,21 @@ def _never_done(move: Move, moves: Sequence[Move]) -> bool:
     later = [one for one in moves if one.alias == move.alias and one.when > move.when]
     after = next((one for one in later if one.complete), None)
     return not move.complete and after is not None and after.previous == move.previous
+
+
+def _moved_between(move: Move, moves: Sequence[Move]) -> Iterator[str]:
+    """Why the alias was not where the gate had left it, so that somebody moved it in between."""
+    before = [
+        one
+        for one in moves
+        if one.alias == move.alias and one.when < move.when and not _never_done(one, moves)
+    ]
+    left = before[-1].version if before else None
+    if left != move.previous:
+        yield (
+            f"moved by hand before it: the gate had left the alias at {_version(left)}, and found "
+            f"it at {_version(move.previous)}"
+        )
 
 
 def _move_faults(move: Move, found: dict[str, Backing]) -> Iterator[str]:
@@ -244,8 +265,11 @@ def _entry(told: str, faults: Sequence[str]) -> Iterator[str]:
 
 
 def _move_line(move: Move) -> str:
-    before = "no version" if move.previous is None else f"version {move.previous}"
     return (
-        f"{moment(move.when)}  {move.kind} {plain(move.alias)}: {before} to version "
-        f"{plain(move.version)}, by {plain(move.who, _LONG)}: {plain(move.why, _LONG)}"
+        f"{moment(move.when)}  {move.kind} {plain(move.alias)}: {_version(move.previous)} to "
+        f"{_version(move.version)}, by {plain(move.who, _LONG)}: {plain(move.why, _LONG)}"
     )
+
+
+def _version(number: str | None) -> str:
+    return "no version" if number is None else f"version {plain(number)}"

@@ -101,6 +101,7 @@ def _compared(a: Side, b: Side, mine: Array, theirs: Array) -> Compared:
         problems={},
     )
     metrics = _metrics(b.record, both)
+    _demand_same_widths(a, b, both, metrics)
     artifacts = {
         name: (kind.measure(a.record.candidate, a.record.int8)[1],
                kind.measure(b.record.candidate, b.record.int8)[1])
@@ -165,6 +166,11 @@ def _demand_comparable(a: Side, b: Side) -> None:
     classes = a.record.policy.build.classes, b.record.policy.build.classes
     if all(classes) and classes[0] != classes[1]:
         raise UsageError(f"{a.name} and {b.name} have other classes: their answers differ in kind")
+    if a.record.provenance.plugins != b.record.provenance.plugins:
+        raise ReleaseError(
+            f"{a.name} and {b.name} were judged with other plugins (--plugin), which may observe "
+            "examples otherwise: judge A again with those of B"
+        )
     for side in (a, b):
         if side.record.stopped is not None:
             raise ReleaseError(
@@ -173,6 +179,16 @@ def _demand_comparable(a: Side, b: Side) -> None:
             )
         if side.evaluation.problems:
             raise RecordError(f"{side.name} gave NaN or Inf: {min(side.evaluation.problems)}")
+
+
+def _demand_same_widths(a: Side, b: Side, both: Evaluation, metrics: Mapping[str, Metric]) -> None:
+    """Where classes have no names, their number tells: scores, counts and targets are so wide."""
+    for name in dict.fromkeys(metric.observation for metric in metrics.values()):
+        if both.fp32[name].width != both.int8[name].width:
+            raise UsageError(
+                f"{a.name} and {b.name} have other classes ({name}: {both.fp32[name].width} and "
+                f"{both.int8[name].width} values an example): their answers differ in kind"
+            )
 
 
 def _shared(a: Side, b: Side) -> tuple[Array, Array]:

@@ -12,15 +12,15 @@ from pathlib import Path
 from gate import plugins, publish, reporters
 from gate.commands import _evidence_git as git
 from gate.commands._evidence_words import how_to_reproduce, resolved_yaml
-from gate.commands._promote_backing import kept_faults, run_of
+from gate.commands._promote_backing import kept_faults, run_of, tag_faults
 from gate.commands.audit import move_fields
 from gate.commands.judge import demand_untouched, rejudge
-from gate.commands.report import load_record, record_file
+from gate.commands.report import is_there, load_record, record_file
 from gate.errors import GateError, RecordError, UsageError
 from gate.policy import Policy
+from gate.policy_file import chain
 from gate.records import GateRecord
 from gate.registered import registered_name
-from gate.strict_yaml import load
 from gate.trackers import Tracker
 
 SUMS = "SHA256SUMS"
@@ -30,6 +30,7 @@ _MODE = 0o644 << 16
 _UNIX = 3
 _UNUSUAL = re.compile(r"[^\w.-]")
 """What no file's name should hold; an id that somebody edited may hold anything."""
+_UNUSUAL_PATH = re.compile(r"[^\w ./-]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,31 +73,31 @@ def evidence(path: Path, tracker: Tracker, *, out: Path | None = None) -> Eviden
     """
     record, folder = load_record(path), record_file(path).parent
     out = out or Path(f"{_UNUSUAL.sub('_', record.id)}-evidence.zip")
-    if out.exists():
+    if is_there(out):
         raise UsageError(f"{out} is there already, and evidence is never overwritten: name another")
-    own = _own(record, folder)
-    asked, policy = _asked(record, tracker), _policy(record)
-    files = {**own, **asked.files, **policy.files}
+    own, asked, policy = _own(record, folder), _asked(record, tracker), _policy(record)
+    files = {**own.files, **asked.files, **policy.files}
     files["environment.json"] = _json(_environment(record))
     files["HOW_TO_REPRODUCE.md"] = how_to_reproduce(record, asked.registered).encode()
     packed = _packed(files)
     _write(out, packed)
     names = (*sorted(files), SUMS)
     digest = hashlib.sha256(packed).hexdigest()
-    return Evidence(out, digest, names, (*policy.notes, *asked.notes))
+    return Evidence(out, digest, names, (*own.notes, *policy.notes, *asked.notes))
 
 
 # ── the record's folder ───────────────────────────────────────────────────────────────────
 
 
-def _own(record: GateRecord, folder: Path) -> dict[str, bytes]:
+def _own(record: GateRecord, folder: Path) -> _Part:
     """The record and the arrays that it vouches for, and reports rendered from it."""
     files = {name: _read(folder, name) for name in (publish.RECORD, ROWS)}
-    vouched = {ROWS: record.rows_sha256}
-    if (folder / OUTPUTS).exists():
+    vouched, notes = {ROWS: record.rows_sha256}, []
+    if (folder / OUTPUTS).exists() and record.outputs_sha256 is None:
+        notes.append(f"{OUTPUTS}: the record does not vouch for it")
+    elif (folder / OUTPUTS).exists():
         files[OUTPUTS] = _read(folder, OUTPUTS)
-        if record.outputs_sha256 is not None:
-            vouched[OUTPUTS] = record.outputs_sha256
+        vouched[OUTPUTS] = str(record.outputs_sha256)
     for name, digest in vouched.items():
         if hashlib.sha256(files[name]).hexdigest() != digest:
             raise RecordError(
@@ -110,7 +111,7 @@ def _own(record: GateRecord, folder: Path) -> dict[str, bytes]:
         reporter = reporters.get(key)
         if reporter.filename not in (None, publish.RECORD):
             files[str(reporter.filename)] = reporter.render(record).encode()
-    return files
+    return _Part(files, tuple(notes))
 
 
 def _read(folder: Path, name: str) -> bytes:
@@ -136,32 +137,43 @@ def _environment(record: GateRecord) -> dict[str, object]:
 
 
 def _policy(record: GateRecord) -> _Part:
-    """The policy that judged, and the file that the record names, as it stands, and its past."""
+    """The policy that judged, and the file that the record names with all that it extends.
+
+    Of each, how it stands and what git remembers.
+    """
     files = {"policy/resolved.yaml": resolved_yaml(record.policy).encode()}
     file = Path(record.policy_source.policy or record.policy_source.file)
-    wrong = _no_policy(file)
-    if wrong is not None:
-        note = f"the policy file that the record names is not here: {wrong}"
+    try:
+        parts = _policy_files(file)
+    except GateError as error:
+        note = f"the policy file that the record names is not here: {error}"
         files["policy/history.txt"] = f"{note}\n".encode()
         return _Part(files, (note,))
-    history = git.history(file)
-    files[f"policy/as-it-stands/{file.name}"] = file.read_bytes()
-    files["policy/history.txt"] = history.encode()
-    notes = (f"policy/history.txt: {history.strip()}",) if history.startswith("no history") else ()
-    return _Part(files, notes)
+    told, notes = [], []
+    for part in parts:
+        name = _UNUSUAL_PATH.sub("_", part.relative_to(file.parent).as_posix())
+        files[f"policy/as-it-stands/{name}"] = part.read_bytes()
+        history = git.history(part)
+        told.append(f"==== {name}\n{history}" if len(parts) > 1 else history)
+        if history.startswith("no history"):
+            notes.append(f"policy/history.txt, {name}: {history.strip()}")
+    files["policy/history.txt"] = "\n".join(told).encode()
+    return _Part(files, tuple(notes))
 
 
-def _no_policy(file: Path) -> str | None:
-    """Why a file is no policy, or part of one; None where it is: a record may name any file."""
-    if not file.is_file():
-        return f"there is no {file}"
-    try:
-        keys = load(file).data
-    except GateError as error:
-        return str(error)
-    known = {*Policy.model_fields, "extends"}
-    whole = isinstance(keys, dict) and keys and known.issuperset(keys)
-    return None if whole else f"{file} is no policy"
+def _policy_files(file: Path) -> list[Path]:
+    """A policy's file and those that it extends, all of them policies: a record may name any file.
+
+    Raises:
+        UsageError: one is not there, or is no policy.
+    """
+    if not is_there(file):
+        raise UsageError(f"there is no {file}")
+    documents, known = chain(file), {*Policy.model_fields, "extends"}
+    for document in documents:
+        if not document.data or not known.issuperset(document.data):
+            raise UsageError(f"{document.file} is no policy")
+    return [document.file for document in documents]
 
 
 # ── the tracker ───────────────────────────────────────────────────────────────────────────
@@ -183,6 +195,8 @@ def _asked(record: GateRecord, tracker: Tracker) -> _Part:
     version = (
         tracker.registry.find(registered_name(record.model), version=number) if number else None
     )
+    notes = [*tag_faults(version, run, record)] if version else []
+    version = None if notes else version
     moves = [move for move in tracker.registry.moves(record.model) if move.record == record.id]
     told = {
         "store": tracker.where(),
@@ -191,9 +205,8 @@ def _asked(record: GateRecord, tracker: Tracker) -> _Part:
         "int8_sha256": record.int8.sha256,
         "moves": [move_fields(move) for move in moves],
     }
-    notes = []
     if version is None:
-        notes.append(f"no version of {registered_name(record.model)} is registered")
+        notes.append(f"no version of {registered_name(record.model)} is this record's")
     if not moves:
         notes.append("no move of an alias names this record")
     uri = None if version is None else version.uri
@@ -223,14 +236,15 @@ def _write(out: Path, packed: bytes) -> None:
     """Whole or not at all."""
     partial = out.with_name(f".{out.name}.partial")
     try:
-        partial.write_bytes(packed)
-        partial.replace(out)
+        try:
+            partial.write_bytes(packed)
+            partial.replace(out)
+        finally:
+            partial.unlink(missing_ok=True)
     except OSError as error:
         raise UsageError(
             f"{out} cannot be written ({error.strerror}): name another file with --out"
         ) from error
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def render(found: Evidence) -> str:

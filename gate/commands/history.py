@@ -40,6 +40,8 @@ def command(
     match words:
         case []:
             model = None
+        case [only] if only == IMPORT and only not in keeper.models():
+            raise UsageError(f"`{IMPORT}` which folder? gate history {IMPORT} FOLDER")
         case [model]:
             pass
         case [first, folder] if first == IMPORT:

@@ -1,6 +1,7 @@
 """`gate judge`: decide again from a record, running no model."""
 
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import NoReturn
 
@@ -24,9 +25,11 @@ from gate.records import (
     PolicySource,
     Verdict,
 )
+from gate.release import anchored_elsewhere
 from gate.rows import load_rows
 from gate.statistics import exact, ledger
 from gate.values import Evaluation
+from gate.waivers import beside, load_waivers, waive
 from gate.wording import few
 
 _DUST = 1e-12
@@ -75,17 +78,22 @@ def judge_by(loaded: LoadedPolicy, record: GateRecord, rows: Path) -> GateRecord
     policy = record.policy.model_copy(update={"judge": loaded.policy.judge})
     alpha = ledger.alpha_of_attempt(policy.alpha, record.attempt or 1)
     measured = _measured(record, policy, evaluation, metrics)
+    held = load_waivers(beside(loaded.file), loaded.policy, datetime.now(UTC).date())
     return record.model_copy(
         update={
             "policy": policy,
+            "judged_from": None,
             "policy_source": PolicySource(
                 file=str(loaded.budgets_file), lines=dict(loaded.lines), base=str(loaded.base)
             ),
             "baseline": baseline,
             "comparisons": tuple(m.comparison for m in measured if m.comparison is not None),
             "alpha": alpha,
-            "verdict": decide(
-                measured, alpha, policy.alpha, point=policy.judge.decision == "point"
+            "waivers": held.waivers,
+            "verdict": waive(
+                decide(measured, alpha, policy.alpha, point=policy.judge.decision == "point"),
+                held.waivers,
+                held.expired,
             ),
             "provenance": record.provenance.model_copy(
                 update={"policy_sha256": policy_digest(policy)}
@@ -216,10 +224,14 @@ def _demand_measured(loaded: LoadedPolicy, record: GateRecord) -> None:
     Of models that ran elsewhere nothing is.
     """
     budgets = loaded.policy.judge.budgets
-    held = next((b.against for b in budgets if not _is_held(record, b.against)), None)
+    sides = dict.fromkeys(budget.against for budget in budgets)
+    held = next(
+        (against for against in sides if not _is_held(record, loaded.policy, against)), None
+    )
     if held is not None:
+        told = f"anchor {loaded.policy.judge.anchor}" if held == "anchor" else held
         raise UsageError(
-            f"{loaded.file} has a budget against {held}, which the run that wrote record "
+            f"{loaded.file} has a budget against {told}, which the run that wrote record "
             f"{record.id} was not held against: run the gate with this policy"
         )
     unseen = MODEL_METRICS if record.attested else PROCESS_METRICS
@@ -232,10 +244,14 @@ def _demand_measured(loaded: LoadedPolicy, record: GateRecord) -> None:
         )
 
 
-def _is_held(record: GateRecord, against: str) -> bool:
+def _is_held(record: GateRecord, policy: Policy, against: str) -> bool:
     """Whether a record tells how INT8 does against it, or that there was none yet."""
-    known = {"fp32", *(one.against for one in record.releases)}
-    return against in known or record.lacks(against)
+    if record.lacks(against):
+        return against != "anchor" or not anchored_elsewhere(policy)
+    releases: dict[str, str] = {one.against: one.uri for one in record.releases}
+    if against == "anchor":
+        return releases.get(against) == policy.judge.anchor
+    return against in {"fp32", *releases}
 
 
 def _rows(path: Path, record: GateRecord) -> Evaluation:
@@ -278,7 +294,8 @@ def rejudge(record: GateRecord) -> GateRecord:
             f"allow {allowed:g}: it was changed after it was written. Run the gate again"
         )
     point = record.policy.judge.decision == "point"
-    verdict = decide(measured_of(record), record.alpha, record.policy.alpha, point=point)
+    decided = decide(measured_of(record), record.alpha, record.policy.alpha, point=point)
+    verdict = waive(decided, record.waivers)
     differing = _differing(record.verdict, verdict)
     if differing:
         raise RecordError(

@@ -179,12 +179,14 @@ def _kind(policy: Policy, budget: Budget, data: _Data | None) -> Kind:
 def _reference(
     policy: Policy, budget: Budget, found: Sequence[Mapping[str, Any] | None]
 ) -> float | None:
-    """FP32's value on the whole set as training reported it, else as the last run measured it."""
+    """What INT8 is held against has on the whole set: FP32 as training reported it, else as the
+    last run measured it; an earlier release the other way round."""
     expected = policy.judge.expect_fp32
-    if expected != "unknown" and budget.metric in expected.metrics:
-        return expected.metrics[budget.metric]
+    told = None if expected == "unknown" else expected.metrics.get(budget.metric)
     values = (comparison.get("reference") for comparison in found if comparison is not None)
-    return next((float(value) for value in values if isinstance(value, int | float)), None)
+    measured = next((float(value) for value in values if isinstance(value, int | float)), None)
+    first, second = (measured, told) if asks(budget) else (told, measured)
+    return second if first is None else first
 
 
 # ── data ──────────────────────────────────────────────────────────────────────────────────

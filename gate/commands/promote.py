@@ -58,6 +58,7 @@ def promote(
     by: str | None = None,
     max_age: float = MAX_AGE_DAYS,
     dry_run: bool = False,
+    waived: bool = False,
     now: datetime | None = None,
 ) -> Promotion:
     """Point an alias at the version that a record released, where nothing stands against it.
@@ -74,6 +75,7 @@ def promote(
         by: who moves it; default: who started the GitHub workflow, else user@host.
         max_age: days for which a verdict counts.
         dry_run: check only.
+        waived: whether a verdict that somebody waived counts, too.
         now: for tests.
 
     Raises:
@@ -86,7 +88,8 @@ def promote(
         raise UsageError(f"--max-age {max_age:g} is no number of days from 0 to {_LONGEST_AGE:,}")
     record, folder = load_record(path), record_file(path).parent
     registry_of(tracker)
-    case = Case.of(record, folder, tracker, alias=alias, now=now or datetime.now(UTC))
+    now = now or datetime.now(UTC)
+    case = Case.of(record, folder, tracker, alias=alias, now=now, waived=waived)
     checks = tuple(backed(case))
     if case.is_there:
         return _settle(case, checks, dry_run=dry_run)

@@ -7,11 +7,11 @@ what they have on both sets is the bridge between the numbers before and after.
 import os
 import tempfile
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-from gate import artifact, backends, data, tasks
+from gate import artifact, backends, data, plugins, tasks
 from gate.commands._replay_stored import home_of, opened
 from gate.errors import ReleaseError, UsageError
 from gate.metrics import Metric
@@ -20,7 +20,7 @@ from gate.policy_file import load_policy
 from gate.progress import Progress, Silent
 from gate.records import GateRecord
 from gate.registered import PINNED, PRODUCTION, Bridge, Bridged, Version, registered_name
-from gate.release import fetch_model, record_of, stored_rows
+from gate.release import as_shipped, fetch_model, record_of, stored_rows
 from gate.rerun import Again, Place, open_again, rerun
 from gate.rows import rows_of, save_arrays
 from gate.sources import DataSource
@@ -97,6 +97,8 @@ def rebase(
         unchecked: list[str] = []
         for one in earlier:
             place = _place(one, new, scratch / one.version.version, threads)
+            own = as_shipped(tracker, one.version, one.record, place.scratch / "own")
+            one = replace(one, record=own)  # noqa: PLW2901 - the same release, ready to run
             known = _known(before, one, tracker, registry, place.scratch)
             split = _opened(one, new, place, labelled=known.targets is not None)
             _demand_new(before, split)
@@ -175,10 +177,16 @@ def _passed(
     tracker: Tracker, version: Version, production: Version | None, pinned: Version | None
 ) -> _Earlier:
     record = record_of(tracker, version)
-    if record.verdict.outcome != "pass":
+    if (record.verdict.outcome, record.stage) != ("pass", "release"):
         raise ReleaseError(
-            f"{version.uri} did not pass (record {record.id}: {record.verdict.outcome}): what "
-            "comes after would be held against it. Roll back, or name another anchor"
+            f"{version.uri} is no release that passed (record {record.id}: "
+            f"{record.verdict.outcome}, stage {record.stage}): what comes after would be held "
+            "against it. Roll back, or name another anchor"
+        )
+    if record.provenance.plugins != plugins.active():
+        raise ReleaseError(
+            f"{version.uri} was judged with other plugins (--plugin), which may observe examples "
+            "otherwise: rebase with those, or gate that model again with these"
         )
     is_either = {"production": production, "anchor": pinned}
     roles = tuple(r for r, v in is_either.items() if v is not None and v.uri == version.uri)

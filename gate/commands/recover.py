@@ -29,6 +29,7 @@ from gate.progress import Progress, Silent
 from gate.provenance import cpu
 from gate.recipes import Recipe
 from gate.records import Stage
+from gate.release import releases
 from gate.run import Run
 from gate.search import search
 from gate.subject import Given, bring_fp32, prove_same
@@ -114,17 +115,12 @@ def recover(
     with publish.claimed(out):  # before all the work, and not after it
         pass
     with tempfile.TemporaryDirectory(prefix="gate-") as scratch:
-        run = Run(
-            loaded=loaded,
-            stage=stage,
-            backend=backends.get(BACKEND),
-            threads=threads or os.cpu_count() or 1,
-            scratch=Path(scratch),
-            progress=told,
-            known=publish.Known(),
-        )
+        run = _begun(loaded, stage, threads, Path(scratch), told)
+        keeper = trackers.get(tracker)
+        keeper.prepare()
+        releases(keeper, loaded.policy, Path(scratch), bootstrap=bootstrap)  # or it fails here
         asked = Given(candidate=given, trust=trust)
-        found = _searched(run, asked, _limits(trials, minutes), trackers.get(tracker))
+        found = _searched(run, asked, _limits(trials, minutes), keeper)
     if found.winner is None:
         return found
     finished = run_gate(
@@ -141,10 +137,23 @@ def recover(
     return replace(found, finished=finished)
 
 
+def _begun(
+    loaded: LoadedPolicy, stage: Stage, threads: int | None, scratch: Path, told: Progress
+) -> Run:
+    return Run(
+        loaded=loaded,
+        stage=stage,
+        backend=backends.get(BACKEND),
+        threads=threads or os.cpu_count() or 1,
+        scratch=scratch,
+        progress=told,
+        known=publish.Known(),
+    )
+
+
 def _searched(run: Run, given: Given, limits: "Limits", keeper: Tracker) -> Recovery:
     """The search, on tuning data alone."""
     begun, policy = time.monotonic(), run.policy
-    keeper.prepare()
     tuning, folder = _prepared(run, given, limits, keeper)
     winner, ended = search(tuning.attempt, tuning.blame, policy.build.recipe, tuning.work)
     _demand_tried(tuning.tried, ended)

@@ -5,6 +5,7 @@ import math
 import os
 import sys
 from collections.abc import Sequence
+from errno import ENAMETOOLONG
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -47,14 +48,28 @@ def record_file(path: Path) -> Path:
     Raises:
         UsageError: there is none.
     """
-    file = path / publish.RECORD if path.is_dir() else path
-    if file.is_file():
+    file = path / publish.RECORD if is_there(path) and path.is_dir() else path
+    if is_there(file) and file.is_file():
         return file
-    if path.is_dir():
+    if is_there(path):
         raise UsageError(
             f"{path} holds no {publish.RECORD}: it is no run's folder, or the run did not finish"
         )
     raise UsageError(f"{path} does not exist: name a record.json, or the folder that holds it")
+
+
+def is_there(path: Path) -> bool:
+    """Whether something lies there; nothing does under a name that no file can have.
+
+    Raises:
+        UsageError: the system does not tell.
+    """
+    try:
+        return path.exists()
+    except OSError as error:
+        if error.errno == ENAMETOOLONG:
+            return False
+        raise UsageError(f"{path} cannot be read: {error.strerror}") from error
 
 
 def _text(file: Path) -> str:

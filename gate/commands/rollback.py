@@ -64,8 +64,9 @@ def rollback(
         TrackerError: the tracker cannot be reached, or somebody moved the alias meanwhile.
     """
     registry = registry_of(tracker)
-    demand_known(tracker, model)
     versions = registry.versions(registered_name(model))
+    if not versions:
+        demand_known(tracker, model)
     current = _named(versions, model, alias)
     unfinished = _unfinished(registry, versions, current, model, alias)
     if unfinished is not None:
@@ -84,7 +85,7 @@ def rollback(
         record=target.record.id,
         int8_sha256=target.record.int8.sha256,
         who=who(by, os.environ),
-        why=plain(why or f"back from version {current.version}", _LONGEST_WHY),
+        why=plain((why or "").strip() or f"back from version {current.version}", _LONGEST_WHY),
         when=now or datetime.now(UTC),
     )
     if not dry_run:

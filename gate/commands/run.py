@@ -2,17 +2,25 @@
 
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 
+from gate import facts
+from gate.commands._base_policy import held_to_base, shaken_off
+from gate.commands._changed import Looked, expanded, looked_at
 from gate.commands.progress import progress
 from gate.commands.report import demand_place, show
-from gate.errors import GateError, worst
+from gate.errors import EXIT_PASS, GateError, UsageError, worst
 from gate.pipeline import Finished, run_gate
 from gate.records import GateRecord, Stage
+from gate.wording import listing, plain
+
+_NAMED = 5
+_NAMING = ("int8", "reference", "fp32_outputs", "int8_outputs", "waivers")
+"""Options that name files on which every policy's run depends."""
 
 
 def run_policies(
@@ -22,34 +30,51 @@ def run_policies(
     stage: Stage,
     out: Path | None,
     formats: Sequence[str],
+    judge_from: str | None = None,
+    changed_since: str | None = None,
+    plugins: Sequence[Path] = (),
     **options: Any,
 ) -> int:
     """Run every policy, whatever the others came to; show the reports; the worst exit code.
 
     Args:
-        policies: files; each record of several goes to its own folder in `out`.
+        policies: files or globs; each record of several goes to its own folder in `out`.
         candidate: judged by every policy; default: each policy's own.
         stage: as `run_gate`.
         out: as `run_gate`.
         formats: keys of `gate.reporters`.
+        judge_from: a revision that `judge` and waivers are taken from; default: the policy itself.
+        changed_since: a revision; only policies that a change since then concerns are run.
+        plugins: files that are loaded already.
         options: the others of `run_gate`.
 
     Raises:
-        UsageError: a report cannot be shown here.
+        UsageError: a report cannot be shown here, or a glob or a revision is wrong.
     """
     demand_place(formats)
+    asked, policies = policies, expanded(policies)
+    several = len(policies) > 1
+    if changed_since is not None:
+        besides = _besides(candidate, plugins, options)
+        policies = _concerned(policies, changed_since, besides)
     records: list[GateRecord] = []
     problems: list[tuple[str, GateError]] = []
     for policy, name in zip(policies, _names(policies), strict=True):
-        folder = out / name if out is not None and len(policies) > 1 else out
+        folder = out / name if out is not None and several else out
         try:
-            finished = _run(policy, candidate=candidate, stage=stage, out=folder, **options)
+            finished = _run(
+                policy, judge_from, candidate=candidate, stage=stage, out=folder, **options
+            )
         except GateError as error:
             _tell(error)
             problems.append((policy, error))
             continue
         records.append(finished.record)
         click.echo(f"gate: record in {finished.folder}", err=True)
+    if judge_from is not None:
+        problems += _taken_away(shaken_off(asked, expanded(asked), judge_from), judge_from)
+    if not records and not problems:
+        return EXIT_PASS
     show(records, formats, problems)
     return worst([r.exit_code for r in records] + [error.exit_code for _, error in problems])
 
@@ -63,9 +88,62 @@ def _names(policies: Sequence[str]) -> Iterator[str]:
         yield stem if seen[stem] == 1 else f"{stem}-{seen[stem]}"
 
 
-def _run(policy: str, **options: Any) -> Finished:
-    with progress(Path(policy).stem) as shown:
-        return run_gate(policy, progress=shown, **options)
+def _run(policy: str, judge_from: str | None, **options: Any) -> Finished:
+    if judge_from is None:
+        with progress(Path(policy).stem) as shown:
+            return run_gate(policy, progress=shown, **options)
+    named = options.pop("waivers", None)
+    with held_to_base(Path(policy), judge_from, named) as (loaded, waivers):
+        assert loaded.judged_from is not None
+        for line in facts.held_to(loaded.judged_from):
+            click.echo(f"gate: {plain(policy)}: {line}", err=True)
+        with progress(Path(policy).stem) as shown:
+            return run_gate(loaded, progress=shown, waivers=waivers, **options)
+
+
+def _taken_away(gone: Sequence[str], rev: str) -> list[tuple[str, GateError]]:
+    """A problem for each policy that a change takes away."""
+    found: list[tuple[str, GateError]] = []
+    for policy in gone:
+        error = UsageError(
+            f"{plain(policy)} is at {plain(rev)} and not here: a change does not take its own gate "
+            "away. Restore it, rebase on what has it, or let its owners merge its removal"
+        )
+        _tell(error)
+        found.append((policy, error))
+    return found
+
+
+# ── what a change concerns ────────────────────────────────────────────────────────────────
+
+
+def _besides(
+    candidate: str | None, plugins: Sequence[Path], options: Mapping[str, Any]
+) -> list[Path]:
+    """Local files that the command line names for every policy."""
+    named = [candidate, *(options.get(name) for name in _NAMING)]
+    local = [Path(name) for name in named if name is not None and ":/" not in str(name)]
+    return [*plugins, *local]
+
+
+def _concerned(policies: Sequence[str], rev: str, besides: Sequence[Path]) -> list[str]:
+    """The policies that a change since `rev` concerns; what was looked at is told."""
+    found = looked_at(policies, rev, besides=besides)
+    for looked in found:
+        click.echo(f"gate: {plain(looked.policy)}: {_told(looked, rev)}", err=True)
+        for unseen in looked.unseen:
+            click.echo(f"gate: {plain(looked.policy)}: not looked at: {plain(unseen)}", err=True)
+    concerned = [looked.policy for looked in found if looked.because]
+    if not concerned:
+        click.echo(f"gate: nothing to gate since {plain(rev)}", err=True)
+    return concerned
+
+
+def _told(looked: Looked, rev: str) -> str:
+    if looked.because:
+        names = listing((plain(name) for name in looked.because), _NAMED)
+        return f"changed since {plain(rev)}: {names}"
+    return f"the same as at {plain(rev)}: {', '.join(plain(name) for name in looked.files)}"
 
 
 def _tell(error: GateError) -> None:

@@ -17,7 +17,7 @@ from gate.commands._watch_claims import Claims, now_utc
 from gate.commands._watch_events import Beating, interruptions, tell
 from gate.commands._watch_found import Asked, Verdict, kept, unsent
 from gate.commands._watch_state import ERROR, Claim, Outcome, Tags, failed, utc
-from gate.commands.report import demand_place, show
+from gate.commands.report import demand_place, is_there, show
 from gate.errors import (
     EXIT_ERROR,
     EXIT_PASS,
@@ -99,7 +99,7 @@ def _asked(model: str, policy: str | None, stage: Stage, out: Path | None) -> As
             f"MODEL {model!r} is no registered model's name: leave version and alias out"
         )
     file = Path(policy or f"policies/{model}.yaml")
-    if policy is None and not file.is_file():
+    if policy is None and not is_there(file):
         raise UsageError(f"there is no {file}: name the policy for {model} with --policy")
     loaded = load_policy(file)
     _demand_source(model, loaded)

@@ -11,6 +11,8 @@ REPORTERS = {
     "json": "gate.reporters.json:REPORTER",
     "markdown": "gate.reporters.markdown:REPORTER",
     "github": "gate.reporters.github:REPORTER",
+    "html": "gate.reporters.html:REPORTER",
+    "junit": "gate.reporters.junit:REPORTER",
 }
 
 

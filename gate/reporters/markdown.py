@@ -1,30 +1,16 @@
 """A record for a pull request, a job's summary, or a run's page: GitHub's Markdown."""
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from gate import facts, reasons, story, wording
+from gate.markup import markdown as escape
 from gate.records import GateRecord
 from gate.story import Group, Row
 
 LIMIT = 60_000
 _BLOCKERS = 10
-_INVISIBLE = "&#8203;"
 _UNBROKEN = "&nbsp;"
-_ESCAPES = (
-    (re.compile(r"[\\`*\[|~$]"), r"\\\g<0>"),
-    (re.compile(r"(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])"), r"\\_"),
-    (re.compile(r"&"), "&amp;"),
-    (re.compile(r"<"), "&lt;"),
-    (
-        re.compile(r"[@#](?=\w)|(?i:\bgh-(?=\d))|(?i:\b(?:https?|ftp):(?=//))"),
-        rf"\g<0>{_INVISIBLE}",
-    ),
-    (re.compile(r"(?i)\bwww(?=\.)"), rf"\g<0>{_INVISIBLE}"),
-    (re.compile(r"^[-+>#=]"), r"\\\g<0>"),
-    (re.compile(r"^(\d+)(?=[.)]\s)"), rf"\g<1>{_INVISIBLE}"),
-)
 
 
 class MarkdownReporter:
@@ -54,13 +40,6 @@ def render_within(record: GateRecord, limit: int) -> str:
         room -= _length(text)
         parts.append(text)
     return "".join(parts)
-
-
-def escape(text: str) -> str:
-    """Text that GitHub and MLflow show as it is: no markup, HTML, mention, reference or link."""
-    for pattern, replacement in _ESCAPES:
-        text = pattern.sub(replacement, text)
-    return text
 
 
 # ── sections that fit ─────────────────────────────────────────────────────────────────────

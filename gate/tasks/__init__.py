@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
 from gate import door
+from gate.exhibits import Answers, Plot
 from gate.metrics import Metric, Traits
 from gate.policy import Build
 from gate.records import Part
@@ -47,6 +48,10 @@ class BoundTask:
     """Slice columns (N,) that the targets themselves make."""
     parts: Callable[[Evaluation], Iterable[Part]] | None = None
     """Tables for the report."""
+    answers: Callable[[Evaluation], Answers] | None = None
+    """Targets, FP32's and INT8's answers in a few words, (N,) each, from rows."""
+    plots: Callable[[Evaluation], Iterable[Plot]] | None = None
+    """Curves for the report."""
     apart: Callable[[Any, Any], Array] | None = None
     """(N,) how far FP32's and INT8's predictions are apart, the worst flips having most."""
 

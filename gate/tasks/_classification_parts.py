@@ -4,12 +4,14 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
+from gate.exhibits import Answers, Plot, Series
 from gate.records import Part
 from gate.tasks._classification_rows import Problem
 from gate.values import Array, Evaluation
 
 _SEPARATOR = "/"
 _MOST = 50
+_BINS = 10
 
 
 def groups(problem: Problem, classes: Sequence[str], targets: Array) -> dict[str, Array]:
@@ -67,3 +69,48 @@ def _row(
 ) -> tuple[str, ...]:
     names = (str(classes[place]) if classes else str(place) for place in pair)
     return (*names, str(before.get(pair, 0)), str(after[pair]))
+
+
+def answers(problem: Problem, classes: Sequence[str], evaluation: Evaluation) -> Answers:
+    """Names of the true class, of FP32's and of INT8's, (N,) each; numbers without names."""
+    none = [""] * len(evaluation.ids)
+    if problem.multi_label or "label" not in evaluation.int8:
+        return none, none, none
+    before, after = (side["label"].flat for side in (evaluation.fp32, evaluation.int8))
+
+    def named(codes: Array) -> list[str]:
+        return [_named(code, classes) for code in codes.tolist()]
+
+    return named(before[:, 1]), named(before[:, 0]), named(after[:, 0])
+
+
+def _named(code: float, classes: Sequence[str]) -> str:
+    number = int(code)
+    return classes[number] if number < len(classes) else str(number)
+
+
+def reliability(evaluation: Evaluation) -> Iterator[Plot]:
+    """How often an answer is right by how sure the model says it is: ten bins of equal width."""
+    sides = {"FP32": evaluation.fp32, "INT8": evaluation.int8}
+    if any("confidence" not in rows for rows in sides.values()) or evaluation.problems:
+        return
+    series = tuple(
+        Series(name=name, points=tuple(_bins(rows["confidence"].flat)))
+        for name, rows in sides.items()
+    )
+    yield Plot(
+        title="Calibration: how sure it is, and how often it is right",
+        x="confidence",
+        y="share right",
+        series=series,
+        diagonal=True,
+    )
+
+
+def _bins(rows: Array) -> Iterator[tuple[float, float]]:
+    """(mean confidence, share right) of each bin that has examples; rows (N, 2)."""
+    which = np.minimum((rows[:, 0] * _BINS).astype(int), _BINS - 1)
+    for number in range(_BINS):
+        inside = rows[which == number]
+        if len(inside):
+            yield float(inside[:, 0].mean()), float(inside[:, 1].mean())

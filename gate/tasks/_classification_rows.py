@@ -168,12 +168,12 @@ class Counts(NamedTuple):
 
 
 def count(problem: Problem, values: Array) -> Counts:
-    """Of rows (N, k) of predictions and targets."""
+    """Of rows (N, k) of predictions and targets; a class beyond those of `problem` counts, too."""
     if problem.multi_label:
         predicted, actual = (unpack(half, problem.size) for half in np.hsplit(values, 2))
         hits = (predicted & actual).sum(axis=0)
         return Counts(hits, predicted.sum(axis=0), actual.sum(axis=0))
     predicted, actual = values.astype(np.int64).T
-    hits = np.bincount(actual[predicted == actual], minlength=problem.size)
-    size = problem.size
+    size = max(problem.size, 1 + int(values.max(initial=0)))
+    hits = np.bincount(actual[predicted == actual], minlength=size)
     return Counts(hits, np.bincount(predicted, minlength=size), np.bincount(actual, minlength=size))

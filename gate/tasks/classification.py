@@ -19,7 +19,7 @@ from gate.tasks import BoundTask, Task
 from gate.tasks import _agreement as agreement
 from gate.tasks import _binding as binding
 from gate.tasks._classification_metrics import catalogue, shown, top_k, top_k_metric
-from gate.tasks._classification_parts import confusions, groups
+from gate.tasks._classification_parts import answers, confusions, groups, reliability
 from gate.tasks._classification_rows import MANY_CLASSES, Kind, Problem
 from gate.values import Array, Rows, TensorSpec, Values
 
@@ -114,6 +114,8 @@ class Classification:
             metric=partial(_metric, problem, metrics, tuple(self.known)),
             groups=partial(groups, problem, build.classes),
             parts=partial(confusions, problem, build.classes),
+            answers=partial(answers, problem, build.classes),
+            plots=reliability,
         )
 
     def observed(self, targets: Values | None, rows: Mapping[str, Rows]) -> Callable[[str], Metric]:

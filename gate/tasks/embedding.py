@@ -255,6 +255,8 @@ def _retrieval(name: str, encode: Callable[[Array], Array]) -> Metric:
         observe=observing(lambda vectors, targets: np.column_stack([vectors, encode(targets)])),
         summarize=agreement.defined(_SEARCHES[match[1]](int(match[2]))),
         higher_is_better=True,
+        # labels are numbered as a data set brings them; rows of two runs may have other numbers
+        sees=lambda rows: rows.flat[:, :-1],
     )
 
 

@@ -111,11 +111,14 @@ class Tracker(Protocol):
     def log_error(self, model: str, *, stage: str, source: str, error: str) -> None:
         """Keep the trace of a run that could not judge."""
 
-    def reserve(self, model: str, *, held_out: str, key: str) -> Sequence[Attempt] | None:
+    def reserve(
+        self, model: str, *, held_out: str, key: str, when: datetime | None = None
+    ) -> Sequence[Attempt] | None:
         """Count a release about to be judged on the held-out set with that digest.
 
         Returns all attempts on it, oldest first, this one among them; None where nothing durable
-        counts. `key` is that of `gate.statistics.ledger`.
+        counts. `key` is that of `gate.statistics.ledger`. With `when` it was begun then, which a
+        store that is made again has forgotten, and those that began later are left out.
         """
 
     def log_trial(self, model: str, *, search: str, trial: Trial) -> None:

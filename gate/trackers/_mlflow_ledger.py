@@ -17,8 +17,13 @@ _OUTCOME = f"{content.PREFIX}outcome"
 _COMPLETE = f"{content.PREFIX}complete"
 
 
-def reserve(client: Any, experiment: str, *, model: str, held_out: str, key: str) -> None:
-    """Write down that a release is about to be judged on a held-out set."""
+def reserve(
+    client: Any, experiment: str, began: int | None, *, model: str, held_out: str, key: str
+) -> None:
+    """Write down that a release is about to be judged on a held-out set.
+
+    `began` is in milliseconds since 1970, UTC; None: now.
+    """
     tags = {
         "mlflow.source.name": "gate",
         "mlflow.source.type": "JOB",
@@ -27,13 +32,17 @@ def reserve(client: Any, experiment: str, *, model: str, held_out: str, key: str
         _HELD_OUT: held_out,
         content.NOTE: "An attempt at a release, counted before it was judged. Do not delete it.",
     }
-    run = client.create_run(experiment, tags=tags, run_name=f"attempt-{key[:12]}")
-    client.set_terminated(run.info.run_id, "FINISHED")
+    name = f"attempt-{key[:12]}"
+    run = client.create_run(experiment, start_time=began, tags=tags, run_name=name)
+    client.set_terminated(run.info.run_id, "FINISHED", end_time=began)
 
 
-def attempts(client: Any, experiment: str, held_out: str) -> tuple[Attempt, ...]:
-    """Reservations and judged releases on a held-out set, oldest first."""
-    return tuple(map(_attempt, _runs(client, experiment, f"tags.`{_HELD_OUT}` = '{held_out}'")))
+def attempts(
+    client: Any, experiment: str, held_out: str, *, until: int | None = None
+) -> tuple[Attempt, ...]:
+    """Reservations and judged releases on a held-out set that began by then, oldest first."""
+    runs = _runs(client, experiment, f"tags.`{_HELD_OUT}` = '{held_out}'")
+    return tuple(_attempt(run) for run in runs if until is None or run.info.start_time <= until)
 
 
 def newest(client: Any, experiment: str) -> tuple[Attempt, ...]:

@@ -5,10 +5,11 @@ import time
 import uuid
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
-from datetime import UTC, datetime
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from typing import Any, Literal, NoReturn
 
-from gate.errors import RecordError, TrackerError
+from gate.errors import RecordError, TrackerError, UsageError
 from gate.registered import Move, registered_name
 from gate.trackers import _mlflow_content as content
 from gate.trackers import _mlflow_experiments as experiments
@@ -16,6 +17,7 @@ from gate.trackers import _mlflow_past as past
 from gate.trackers import _mlflow_sql as sql
 from gate.trackers import _mlflow_store as store
 from gate.trackers import _mlflow_versions as versions
+from gate.wording import plain
 
 _MOVE = f"{content.PREFIX}move"
 """When, in ISO 8601: a run's own start has milliseconds only, and cannot be changed."""
@@ -65,8 +67,8 @@ def _read(run: sql.Stored, model: str) -> Move:
         return Move(
             model=model,
             alias=known["alias"],
-            version=known["version"],
-            previous=None if known["previous"] == _NONE else known["previous"],
+            version=_number(known["version"]),
+            previous=None if known["previous"] == _NONE else _number(known["previous"]),
             kind=_KINDS[known["kind"]],
             record=known["record"],
             int8_sha256=known["int8_sha256"],
@@ -80,6 +82,12 @@ def _read(run: sql.Stored, model: str) -> Move:
             f"run {run.run} in MLflow, which says that an alias of {model} moved, is "
             f"damaged ({type(error).__name__}: {error}): put its tags right"
         ) from error
+
+
+def _number(text: str) -> str:
+    if not (text.isascii() and text.isdecimal()):
+        raise ValueError(f"{text!r} is no version")
+    return text
 
 
 def _time(text: str) -> datetime:
@@ -114,9 +122,11 @@ def _written(move: Move) -> dict[str, str]:
 
 def move(client: Any, place: store.Place, wanted: Move) -> None:
     """Move an alias; what it guarantees is told at `MlflowRegistry.move`."""
-    _demand_alias(wanted.alias)
+    demand_alias(wanted.alias)
     state = _State(client, wanted)
-    with place.lock(), nullcontext() if place.file else _claimed(client, state):
+    # the lock is the tracking store's: a registry of its own may be that of other stores, too
+    alone = place.file is not None and place.registry == place.uri
+    with place.lock(), nullcontext() if alone else _claimed(client, state):
         _move(client, place, wanted, state)
 
 
@@ -155,7 +165,12 @@ class _State:
 
 def _move(client: Any, place: store.Place, wanted: Move, state: _State) -> None:
     experiment = experiments.ensured(client, place, wanted.model)
-    known = _known(_entries(client, experiment, wanted.model), wanted)
+    entries = [
+        entry
+        for entry in _entries(client, experiment, wanted.model)
+        if entry[1].alias == wanted.alias
+    ]
+    known = _known(entries, wanted)
     now = state.now()
     if known is not None and now == wanted.version:
         run, entry = known
@@ -165,6 +180,7 @@ def _move(client: Any, place: store.Place, wanted: Move, state: _State) -> None:
     _demand_previous(state, now)
     _demand_version(state)
     cut_short = None if known is None or known[1].complete else known[0]
+    wanted = _after(entries, wanted)
     run = _begin(client, experiment, wanted, cut_short)
     _demand_previous(state, state.now())
     client.set_registered_model_alias(state.name, wanted.alias, wanted.version)
@@ -173,16 +189,25 @@ def _move(client: Any, place: store.Place, wanted: Move, state: _State) -> None:
 
 
 def _known(entries: list[tuple[str, Move]], wanted: Move) -> tuple[str, Move] | None:
-    """The newest move of this alias that was written down, where it is this one."""
-    of_alias = [entry for entry in entries if entry[1].alias == wanted.alias]
-    if not of_alias:
+    """The newest of the alias's moves that were written down, where it is this one."""
+    if not entries:
         return None
-    newest = of_alias[-1][1]
+    newest = entries[-1][1]
     same = all(
         getattr(newest, key) == getattr(wanted, key)
         for key in ("version", "record", "kind", "int8_sha256")
     )
-    return of_alias[-1] if same else None
+    return entries[-1] if same else None
+
+
+def _after(entries: list[tuple[str, Move]], wanted: Move) -> Move:
+    """The move, later than the one before it, whatever this machine's clock says.
+
+    Moves are told apart and read back in the order of their times.
+    """
+    if not entries or entries[-1][1].when < wanted.when:
+        return wanted
+    return replace(wanted, when=entries[-1][1].when + timedelta(milliseconds=1))
 
 
 def _demand_previous(state: _State, now: str | None) -> None:
@@ -273,11 +298,16 @@ def _since(claim: str) -> datetime:
         return datetime.fromtimestamp(0, UTC)
 
 
-def _demand_alias(alias: str) -> None:
+def demand_alias(alias: str) -> None:
+    """Show that MLflow takes a name for an alias, and does not read it as something else.
+
+    Raises:
+        UsageError: it does not.
+    """
     if not _ALIAS.fullmatch(alias):
-        _refuse(
-            f"{alias!r} cannot be an alias in MLflow: letters, digits, `_` and `-`, and neither "
-            "`latest` nor a version like `v1`"
+        raise UsageError(
+            f"{plain(alias)!r} cannot be an alias in MLflow: letters, digits, `_` and `-`, and "
+            "neither `latest` nor a version like `v1`"
         )
 
 

@@ -1,6 +1,7 @@
 """Runs of the gate as MLflow hands them back, and the files that were kept with them."""
 
 import json
+import math
 import tempfile
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
@@ -92,20 +93,32 @@ def _past(run: sql.Stored) -> PastRun:
         version=known.get("version"),
         metrics={_name(key): value for key, value in run.metrics.items()},
         tags=known,
-        limits=_limits(run.params),
+        limits=_limits(run),
     )
 
 
 _name = lru_cache(maxsize=10_000)(content.decode)  # thousands of runs share a few keys
 
 
-def _limits(params: Mapping[str, str]) -> dict[str, float]:
-    budgets = {
-        key.removeprefix(content.BUDGET): text
-        for key, text in params.items()
-        if key.startswith(content.BUDGET)
-    }
-    return {_name(key): float(text) for key, text in budgets.items()}
+def _limits(run: sql.Stored) -> dict[str, float]:
+    """Raises RecordError where one is no number: no gate wrote it."""
+    prefix = content.BUDGET
+    keys = [key for key in run.params if key.startswith(prefix)]
+    try:
+        limits = {_name(key.removeprefix(prefix)): float(run.params[key]) for key in keys}
+    except ValueError as error:
+        raise RecordError(_no_limit(run, str(error))) from error
+    wrong = [key for key, limit in limits.items() if not math.isfinite(limit)]
+    if wrong:
+        raise RecordError(_no_limit(run, f"{wrong[0]} is {limits[wrong[0]]}"))
+    return limits
+
+
+def _no_limit(run: sql.Stored, why: str) -> str:
+    return (
+        f"run {run.run} in MLflow has a param {content.BUDGET}… that is no number ({why}), which "
+        "no gate wrote: delete that run, and import its record again (`gate history import`)"
+    )
 
 
 def _outcome(known: Mapping[str, str]) -> str:

@@ -33,9 +33,15 @@ class MlflowRegistry:
     def find(
         self, name: str, *, version: str | None = None, alias: str | None = None
     ) -> Version | None:
-        """The version of that number, or that the alias names; None where there is none."""
+        """The version of that number, or that the alias names; None where there is none.
+
+        Raises:
+            UsageError: nothing can have that alias.
+        """
         if (version is None) == (alias is None):
             raise ValueError("find() takes either a version or an alias")
+        if alias is not None:
+            moves.demand_alias(alias)
         place = store.locate()
         if place.missing:
             return None
@@ -63,7 +69,8 @@ class MlflowRegistry:
 
         MLflow has no compare-and-set. A sqlite store is read and written under its file lock, so
         of two gates that move the same alias at once one is refused; who uses MLflow without the
-        gate takes no lock. Elsewhere a claim, kept as a tag of the registered model, does the
+        gate takes no lock. Elsewhere, and where `MLFLOW_REGISTRY_URI` names another store than the
+        runs', a claim, kept as a tag of the registered model, does the
         same as far as it goes: the alias and the claim are read again right before the alias is
         set, and the alias once more after it. Two gates can both succeed only where the second
         read the tags before the first wrote its claim and wrote its own after the first had read
@@ -71,6 +78,7 @@ class MlflowRegistry:
         what it set. A claim is stale after 60 s by the clock of who reads it.
 
         Raises:
+            UsageError: nothing can have that alias.
             TrackerError: the alias does not name `move.previous` any more, the version is gone,
                 or another move is under way; the alias is where it was.
         """

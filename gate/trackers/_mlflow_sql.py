@@ -110,7 +110,8 @@ class Tables:
         table = _table("experiments", "name", "lifecycle_stage", "workspace")
         which = table.c.name.startswith(prefix, autoescape=True)
         found = self._rows(table, [table.c.name], which, table.c.lifecycle_stage == "active")
-        return sorted(row[0] for row in found)
+        # sqlite's LIKE takes `Gate/` for `gate/`
+        return sorted(row[0] for row in found if row[0].startswith(prefix))
 
     def runs(self, experiment: int, *, tags: str, params: str) -> list[Stored]:
         """Every active run, with the tags and params that begin with `tags` and `params`."""

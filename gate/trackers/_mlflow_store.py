@@ -27,7 +27,10 @@ PROMPT = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT":
 PATIENT = {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2", "MLFLOW_HTTP_REQUEST_TIMEOUT": "60"}
 CHATTER = {"mlflow": logging.WARNING, "urllib3.connectionpool": logging.ERROR}
 
-_SQLITE_FILE = re.compile(r"(?P<dialect>sqlite(?:\+\w+)?:///)(?P<file>[^?:]+)(?P<rest>\?.*)?")
+_SQLITE_FILE = re.compile(
+    r"(?P<dialect>sqlite(?:\+\w+)?:///)(?P<file>(?!file:|:)[^?]+)(?P<rest>\?.*)?"
+)
+_SPECIAL = frozenset("%?")
 _ADDRESS = re.compile(r"<[^<>]* object at 0x[0-9a-f]+>:? ?")
 _CAUSE = re.compile(r""".*\(Caused by \w+\(["']?(?:\w+\([^()]*\): )?(.+?)["']?\)+""")
 DATABASES = ("sqlite", "postgres", "mysql", "mssql")
@@ -111,16 +114,34 @@ def locate() -> Place:
         TrackerError: the URI cannot be read.
     """
     uri = os.environ.get("MLFLOW_TRACKING_URI", "").strip()
-    uri = uri or f"sqlite:///{Path.cwd() / 'mlflow.db'}"
+    uri = uri or f"sqlite:///{_quoted(Path.cwd() / 'mlflow.db')}"
     file = None
     if match := _SQLITE_FILE.fullmatch(uri):
-        file = Path(match["file"]).absolute()
-        uri = f"{match['dialect']}{file}{match['rest'] or ''}"
+        file = _unquoted(match["file"]).absolute()
+        uri = f"{match['dialect']}{_quoted(file)}{match['rest'] or ''}"
     try:
         urlsplit(uri)
     except ValueError as error:
         raise TrackerError(f"MLFLOW_TRACKING_URI {uri!r} is not a URI: {error}") from error
     return Place(uri=uri, registry=os.environ.get("MLFLOW_REGISTRY_URI") or uri, file=file)
+
+
+def _quoted(file: Path) -> str:
+    """A path as SQLAlchemy's version here writes it in a URI: for 2.1 `%41` means `A`."""
+    text = str(file)
+    if not _SPECIAL & set(text):
+        return text
+    import sqlalchemy
+
+    return str(sqlalchemy.URL.create("sqlite", database=text)).removeprefix("sqlite:///")
+
+
+def _unquoted(text: str) -> Path:
+    if "%" not in text:
+        return Path(text)
+    import sqlalchemy
+
+    return Path(str(sqlalchemy.make_url(f"sqlite:///{text}").database))
 
 
 @contextmanager
@@ -167,7 +188,7 @@ def _create(place: Place) -> None:
     partial = place.file.with_name(f"{place.file.name}.partial")
     for left_over in (partial, partial.with_name(f"{partial.name}-journal")):
         left_over.unlink(missing_ok=True)
-    uri = place.uri.replace(str(place.file), str(partial))
+    uri = place.uri.replace(_quoted(place.file), _quoted(partial))
     _client(uri, uri).search_experiments(max_results=1)
     partial.replace(place.file)
 

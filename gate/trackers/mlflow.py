@@ -13,6 +13,7 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any, NoReturn
 
+from gate import artifact
 from gate.errors import TrackerError
 from gate.records import GateRecord
 from gate.registered import registered_name
@@ -35,6 +36,8 @@ OTHERS_PER_BATCH = 100
 OUTCOME = f"{content.PREFIX}outcome"
 COMPLETE = f"{content.PREFIX}complete"
 VERSION = f"{content.PREFIX}version"
+SENT = f"{content.PREFIX}record_sha256"
+"""Of record.json: whoever reads it back sees that it is what was sent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,8 +99,12 @@ class MlflowTracker:
             client.set_terminated(run.info.run_id, "FAILED")
             _close(client, run.info.run_id, "error")
 
-    def reserve(self, model: str, *, held_out: str, key: str) -> Sequence[Attempt]:
+    def reserve(
+        self, model: str, *, held_out: str, key: str, when: datetime | None = None
+    ) -> Sequence[Attempt]:
         """Count a release about to be judged; all attempts on the held-out set, oldest first.
+
+        With `when` it was begun then, and those that began later are left out.
 
         Raises:
             TrackerError: the store cannot be reached or refused.
@@ -105,8 +112,9 @@ class MlflowTracker:
         place = store.locate()
         with store.opened(place) as client, place.lock():
             experiment = experiments.ensured(client, place, model)
-            ledger.reserve(client, experiment, model=model, held_out=held_out, key=key)
-            return ledger.attempts(client, experiment, held_out)
+            began = None if when is None else _milliseconds(when)
+            ledger.reserve(client, experiment, began, model=model, held_out=held_out, key=key)
+            return ledger.attempts(client, experiment, held_out, until=began)
 
     def log_trial(self, model: str, *, search: str, trial: Trial) -> None:
         """Keep a trial as a run nested in that of its search, which is begun by the first.
@@ -248,6 +256,7 @@ def _fill(client: Any, run: Any, record: GateRecord, files: _Files) -> None:
         client.log_artifact(run_id, str(path))
     store.insisted(lambda: client.log_inputs(run_id, datasets=_datasets(record)))
     tags = content.tags(record)
+    tags[SENT] = next(artifact.sha256_of(f) for f in files.evidence if f.name == content.RECORD)
     if files.note is not None:
         tags[content.NOTE] = content.shortened(files.note, content.LONGEST_TAG)
     if version is not None:

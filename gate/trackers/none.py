@@ -1,6 +1,7 @@
 """Keeps nothing: for runs whose record in `--out` is enough."""
 
 from collections.abc import Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ class NoTracker:
     def log_error(self, model: str, *, stage: str, source: str, error: str) -> None:
         """Keep nothing."""
 
-    def reserve(self, model: str, *, held_out: str, key: str) -> None:
+    def reserve(self, model: str, *, held_out: str, key: str, when: datetime | None = None) -> None:
         """Nothing counts attempts."""
 
     def log_trial(self, model: str, *, search: str, trial: Trial) -> None:

@@ -59,6 +59,19 @@ def test_an_alias_moved_by_hand(tracker: MemoryTracker) -> None:
     assert "moved by hand: the gate moved it to version 2 last" in faults(found)
 
 
+def test_a_move_by_hand_that_the_gate_found_when_it_moved_the_alias_on(
+    tracker: MemoryTracker, once: Path, tmp_path: Path
+) -> None:
+    tracker.registry.aliases["production"] = "1"
+    tracker.log(another(once, tmp_path / "newer", hours=0), tmp_path / "newer")
+    assert promote(tmp_path / "newer", tracker).outcome == "moved"
+    found = audit(MODEL, tracker)
+    assert found.exit_code == 1
+    assert faults(found) == ""
+    told = "moved by hand before it: the gate had left the alias at version 2, and found it at "
+    assert [f"{told}version 1" in moved.faults for moved in found.moves] == [False, False, True]
+
+
 def test_an_alias_made_by_hand(tracker: MemoryTracker) -> None:
     tracker.registry.aliases["canary"] = "2"
     found = audit(MODEL, tracker)
@@ -95,7 +108,7 @@ def test_a_version_that_was_rolled_back_and_put_back_by_hand(tracker: MemoryTrac
         (lambda tracker: tracker.records.update(run2="{}"), "does not fit the record's schema"),
         (lambda tracker: tracker.runs.pop(), "is gone from the tracker"),
         (lambda tracker: tracker.registry.files["2"].unlink(), "cannot be fetched"),
-        (lambda tracker: (tracker.folders["run2"] / "rows.npz").unlink(), "rows.npz of record"),
+        (lambda tracker: (tracker.folders["run2"] / "rows.npz").unlink(), "rows.npz of run"),
         (
             lambda tracker: (tracker.folders["run2"] / "rows.npz").write_bytes(b"other"),
             "in the tracker was changed",

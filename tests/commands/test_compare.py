@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 from support.line import MODEL, policy, released
-from support.project import WIDE_RANGE, Project
+from support.onnx_models import widened
+from support.project import CNN, WIDE_RANGE, Project
 
 from gate import trackers
 from gate.cli import exit_code_of
@@ -127,3 +128,18 @@ def test_a_release_that_stopped_early_is_not_compared(line: Project) -> None:
     record = released(line, out=line.folder / "out")
     assert record.stopped is not None
     refused(ReleaseError, ONE, "out", "stopped early")
+
+
+def test_releases_of_other_classes_are_not_compared(line: Project, first_release: First) -> None:
+    more = widened(CNN, line.folder / "more.onnx", bias=-9.0)
+    released(policy(line), more, out=line.folder / "more")
+    refused(UsageError, first_release[0] / "first", line.folder / "more", "other classes")
+
+
+def test_releases_that_other_plugins_observed_are_not_compared(
+    line: Project, first_release: First
+) -> None:
+    plugin = line.folder / "mine.py"
+    plugin.write_text('def mine(outputs):\n    return outputs\n\n\nDECODERS = {"mine": mine}\n')
+    released(policy(line), plugins=[plugin], out=line.folder / "b")
+    refused(ReleaseError, first_release[0] / "first", line.folder / "b", "other plugins")

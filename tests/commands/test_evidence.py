@@ -13,18 +13,19 @@ from support.registry import MODEL, MemoryTracker, changed
 
 from gate import examples
 from gate.cli import exit_code_of
-from gate.commands._evidence_words import resolved_yaml
+from gate.commands._evidence_words import how_to_reproduce, resolved_yaml
 from gate.commands.evidence import evidence
 from gate.commands.promote import promote
 from gate.commands.report import load_record
 from gate.errors import RecordError, UsageError
 from gate.policy_file import load_policy
+from gate.records import Attestation
 
 POLICIES = sorted(examples.policies().glob("*.yaml"))
 WHOLE = {
     "HOW_TO_REPRODUCE.md", "SHA256SUMS", "environment.json", "outputs.npz",
-    "policy/as-it-stands/policy.yaml", "policy/history.txt", "policy/resolved.yaml", "record.json",
-    "registry.json", "report.md", "report.txt", "rows.npz",
+    "junit.xml", "policy/as-it-stands/policy.yaml", "policy/history.txt", "policy/resolved.yaml",
+    "record.json", "registry.json", "report.html", "report.md", "report.txt", "rows.npz",
 }  # fmt: skip
 
 
@@ -123,8 +124,58 @@ def test_how_to_reproduce_names_versions_and_commands(
     text = (folder / "HOW_TO_REPRODUCE.md").read_text()
     for library in ("onnx", "onnxruntime", "numpy"):
         assert f" {library}=={record.provenance.versions[library]}" in text
-    command = f"$ gate run resolved.yaml --candidate {record.candidate.source} --stage release"
+    base = Path(record.policy_source.file).parent
+    command = (
+        f"$ gate run {base / 'resolved.yaml'} --candidate {record.candidate.source} --stage release"
+    )
     assert command in text
+
+
+def test_how_to_reproduce_a_first_release_and_outputs_of_models_that_ran_elsewhere(
+    run: Path,
+) -> None:
+    record = load_record(run)
+    first = how_to_reproduce(record.model_copy(update={"bootstrap": True}), None)
+    assert "--threads 1 --bootstrap" in first
+    told = [
+        Attestation(
+            source=f"{side} it.npz",
+            outputs_sha256="ab" * 32,
+            artifact_sha256="cd" * 32,
+            runtime="trt",
+            device="T4",
+        )
+        for side in ("fp32", "int8")
+    ]
+    text = how_to_reproduce(record.model_copy(update={"attested": tuple(told)}), None)
+    assert "--fp32-outputs 'fp32 it.npz' --int8-outputs 'int8 it.npz' --stage" in text
+    assert "--candidate" not in text
+
+
+def test_a_version_that_is_another_release_by_now_is_not_told_as_this_ones(
+    run: Path, tracker: MemoryTracker, tmp_path: Path
+) -> None:
+    (version,) = tracker.registry.known
+    tracker.registry.tag(version, {"record": "another"})
+    found = evidence(run, tracker, out=tmp_path / "e.zip")
+    assert any("version 1 of digits-cnn-int8 says record another" in note for note in found.notes)
+    folder = unpacked(found.file)
+    assert json.loads((folder / "registry.json").read_text())["registered"] is None
+    assert "No version of digits-cnn-int8 names it" in (folder / "HOW_TO_REPRODUCE.md").read_text()
+
+
+def test_outputs_that_nothing_vouches_for_stay_outside(run: Path, tmp_path: Path) -> None:
+    tracker = MemoryTracker()
+    tracker.log(changed(run, outputs_sha256=None), run)
+    (run / "outputs.npz").write_bytes(b"anything")
+    found = evidence(run, tracker, out=tmp_path / "e.zip")
+    assert "outputs.npz" not in found.names
+    assert any("outputs.npz" in note for note in found.notes)
+
+
+def test_a_name_that_no_archive_can_have(run: Path, tracker: MemoryTracker) -> None:
+    with pytest.raises(UsageError, match="cannot be written"):
+        evidence(run, tracker, out=Path("x" * 5000))
 
 
 # ── the policy ────────────────────────────────────────────────────────────────────────────
@@ -170,6 +221,28 @@ def test_without_git_that_is_told(run: Path, tracker: MemoryTracker, tmp_path: P
     assert any("no history" in note for note in found.notes)
     text = (unpacked(found.file) / "policy" / "history.txt").read_text()
     assert text.startswith("no history: ")
+
+
+def test_what_a_policy_extends_is_in_it_with_its_history(run: Path, tmp_path: Path) -> None:
+    record, base = load_record(run), tmp_path / "policies" / "base"
+    base.mkdir(parents=True)
+    shutil.copy(record.policy_source.file, base / "rules\n of all.yaml")
+    own = tmp_path / "policies" / "digits.yaml"
+    own.write_text('extends: "base/rules\\n of all.yaml"\n')
+    git(tmp_path, "init", "-q")
+    git(tmp_path, "add", "-A")
+    git(tmp_path, "commit", "-q", "-m", "first")
+    place = record.policy_source.model_copy(update={"policy": str(own)})
+    tracker = MemoryTracker()
+    tracker.log(changed(run, policy_source=place), run)
+    folder = unpacked(evidence(run, tracker, out=tmp_path / "e.zip").file)
+    there = {file.relative_to(folder) for file in (folder / "policy").rglob("*.yaml")}
+    names = ("resolved.yaml", "as-it-stands/digits.yaml", "as-it-stands/base/rules_ of all.yaml")
+    assert there == {Path("policy", name) for name in names}
+    history = (folder / "policy" / "history.txt").read_text()
+    assert history.count("Subject") + history.count("    first") == 2
+    assert "==== base/rules_ of all.yaml" in history
+    assert "+  expect_fp32:" in history
 
 
 @pytest.mark.parametrize("content", [None, "password: hunter2\n", "root:x:0:0\n", ""])

@@ -138,3 +138,29 @@ def test_a_bridge_is_told_and_drift_goes_on() -> None:
     text = show(Memory(Releases(bridges=[known]), cnn=runs), "cnn")
     assert "bridged by bridge-bbbb; drift against the anchor goes on" in text
     assert "+0.0100" in text
+
+
+@pytest.mark.parametrize(
+    ("asked", "fits"),
+    [
+        (Asked(f"{METRIC}[site=north]", "site=south"), False),
+        (Asked(f"{METRIC}[each site]", "hour=1"), False),
+        (Asked(f"{METRIC}[site=north]", "site=north"), True),
+        (Asked(f"{METRIC}[each site]", "site=south"), True),
+    ],
+)
+def test_a_budget_on_a_slice_shows_no_other(asked: Asked, fits: bool) -> None:
+    slices = ("site=north", "site=south", "hour=1")
+    limits = {f"{METRIC}[site=north]": 0.1, f"{METRIC}[each site]": 0.2}
+    runs = [past(numbers={f"{METRIC}/{s}/int8": 0.9 for s in slices}, limits=limits)]
+    if fits:
+        assert history(Memory(cnn=runs), "cnn", asked).entries[0].value("int8") == 0.9
+        return
+    with pytest.raises(UsageError, match=r"is about .*site.*, and --slice says"):
+        history(Memory(cnn=runs), "cnn", asked)
+
+
+def test_import_without_a_folder_asks_for_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trackers, "get", lambda key: Memory(cnn=[past()]))
+    with pytest.raises(UsageError, match="gate history import FOLDER"):
+        command(["import"], "memory", **NOTHING)

@@ -156,3 +156,27 @@ def test_any_number_of_releases_can_be_drawn(count: int) -> None:
 
 def test_without_numbers_nothing_is_drawn() -> None:
     assert "<svg" not in page(line(past(1, "error", metrics={})))
+
+
+@pytest.mark.parametrize("value", [1e11, 1e15, 0.0, 3e-9])
+def test_a_panel_has_room_for_its_numbers(value: float) -> None:
+    runs = (past(n, numbers={"size/int8": value, "size/fp32": value}) for n in (2, 1))
+    text = page(line_of(Past("cnn", tuple(runs)), Asked("size")))
+    levels = re.findall(r'text-anchor="end">([^<]*)<', text)
+    assert max(map(len, levels)) <= 9
+    assert levels.count("0") <= text.count('class="head"')  # no zero on top of another
+
+
+def test_different_metrics_are_not_drawn_and_the_page_says_so() -> None:
+    other = past(2, tags={"metric": "size"}, numbers={"size/int8": 1.0})
+    text = page(line(other, past(1)))
+    assert "<svg" not in text
+    assert "Nothing is drawn, as runs are shown by different metrics" in text
+    assert "accuracy.max_drop, size" in text
+
+
+def test_a_table_can_be_scrolled_without_a_mouse() -> None:
+    text = all_page([changed()])
+    assert text.count('role="region" aria-label="') == text.count("<table") == 2
+    assert text.count('tabindex="0"') == 2
+    assert "<main>" in text

@@ -168,3 +168,22 @@ def test_what_is_no_number_is_no_value(value: float) -> None:
         -1
     ]
     assert (entry.value("drop"), entry.left, entry.drift.value) == (None, None, None)
+
+
+@pytest.mark.parametrize("kind", ["max_drop", "max_relative_drop"])
+def test_a_budget_about_another_anchor_leaves_nothing_of_this_one(kind: str) -> None:
+    numbers = {f"accuracy.{kind}@anchor/drop": 0.001}
+    old = past(2, int8=0.95, tags={"anchor": "models:/cnn-int8/7"}, numbers=numbers,
+               limits={f"accuracy.{kind}@anchor": 0.05})  # fmt: skip
+    found = drifts([past(3, tags={"anchor": ANCHOR}), old, past(1)])[1]
+    assert found.value == pytest.approx(0.009)
+    assert (found.limit, found.left) == (None, None)
+
+
+def test_an_anchor_that_stopped_early_is_worth_what_others_measured_of_it() -> None:
+    numbers = {f"{METRIC}@anchor/drop": 0.01, f"{METRIC}@anchor/anchor": 0.97}
+    measured = past(2, tags={"anchor": ANCHOR}, numbers=numbers)
+    plain = past(3, int8=0.95, tags={"anchor": ANCHOR})
+    cut = past(1, int8=0.999, tags={"stopped": "every budget was decided"})
+    assert drifts([plain, measured, cut])[-1].value == pytest.approx(0.02)
+    assert drifts([plain, cut])[-1].value == pytest.approx(0.049)

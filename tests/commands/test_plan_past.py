@@ -62,6 +62,29 @@ def test_what_it_says_can_be_pasted(second: Project, tmp_path: Path) -> None:
     assert "max_drop" in page.read_text()
 
 
+def test_a_pasted_budget_is_the_one_that_was_planned(second: Project) -> None:
+    sites = np.array(["no"] * 300 + ["a, b: {x} #1"] * 700)
+    second.change("held_out", lambda columns: columns.update({"my site: x": sites}))
+    budgets = [
+        *(
+            {"metric": "accuracy", "max_drop": 0.2, "slice": {"my site: x": x}}
+            for x in sorted(set(sites.tolist()))
+        ),
+        {"metric": "accuracy", "max_drop": 0.2, "each": "my site: x", "min_examples": 100},
+        {"metric": "top5_accuracy", "max_drop": 0.2, "require": "no_proven_harm"},
+    ]
+    policy(second, *budgets)
+    released(second)
+    told = plan(str(second.policy), tracker="mlflow", html=None)
+    lines = [part.strip() for part in told.splitlines() if part.startswith("  - {")]
+    pasted = [Budget.model_validate(yaml.safe_load(line)[0]) for line in lines]
+    asked = load_policy(second.policy).policy.judge.budgets
+    unlimited = {"max_drop": None}
+    assert [one.model_copy(update=unlimited) for one in pasted] == [
+        one.model_copy(update=unlimited) for one in asked
+    ]
+
+
 def test_without_history_nothing_is_promised(tmp_path: Path, monkeypatch: Any) -> None:
     monkeypatch.chdir(tmp_path)
     project = policy(Project(tmp_path), ANCHOR, anchor=f"models:/{MODEL}-int8/1")

@@ -469,6 +469,18 @@ def test_other_runs_stand_against_nothing(
     assert promote(run, tracker).outcome == "moved"
 
 
+def test_a_later_version_counts_as_later_whatever_its_clock_said(
+    run: Path, tracker: MemoryTracker
+) -> None:
+    (mine,) = tracker.runs
+    earlier = mine.when - timedelta(hours=1)
+    tags = {**mine.tags, "record": "later"}
+    tracker.runs.append(
+        support.replace(mine, run="run2", when=earlier, outcome="fail", tags=tags, version="2")
+    )
+    assert "came to FAIL" in refused(promote(run, tracker), tracker, 2)
+
+
 def test_what_was_rolled_back_stays_back(run: Path, tracker: MemoryTracker) -> None:
     (version,) = tracker.registry.known
     tracker.registry.tag(version, {"rolled_back": "2026-03-01 by ann"})
@@ -509,6 +521,57 @@ def test_production_as_it_was_judged_against(run: Path, tmp_path: Path) -> None:
     tracker.log(changed(run, releases=(production("1"),)), run)
     tracker.registry.aliases["production"] = "1"
     assert promote(run, tracker).outcome == "moved"
+
+
+def first(run: Path, tmp_path: Path) -> MemoryTracker:
+    """A first release, judged while there was no production, beside another one."""
+    tracker = MemoryTracker()
+    tracker.log(another(run, tmp_path / "older", hours=-1), tmp_path / "older")
+    policy = load_policy(tmp_path / "policy.yaml").policy
+    record = load_record(run)
+    sha256 = record.provenance.model_copy(update={"policy_sha256": digest(policy)})
+    tracker.log(changed(run, policy=policy, provenance=sha256, bootstrap=True), run)
+    return tracker
+
+
+@pytest.fixture
+def against_production(once: Path, tmp_path: Path) -> Path:
+    """A policy with a budget against production."""
+    file = tmp_path / "policy.yaml"
+    spec = yaml.safe_load((once / "policy.yaml").read_text())
+    own = spec["judge"]["budgets"]
+    spec["judge"]["budgets"] = [*own, {**own[0], "against": "production"}]
+    file.write_text(yaml.safe_dump(spec))
+    return file
+
+
+def test_a_first_release_is_none_where_production_exists_by_now(
+    run: Path, tmp_path: Path, against_production: Path
+) -> None:
+    tracker = first(run, tmp_path)
+    tracker.registry.aliases["production"] = "1"
+    found = promote(run, tracker, policy=str(against_production))
+    told = "judged as a first release (`--bootstrap`), and production is version 1"
+    assert told in reasons(found)
+    assert tracker.registry.aliases["production"] == "1"
+
+
+@pytest.mark.parametrize("named", [None, "2"])
+def test_a_first_release_is_one_where_production_is_none_or_itself(
+    run: Path, tmp_path: Path, against_production: Path, named: str | None
+) -> None:
+    tracker = first(run, tmp_path)
+    tracker.registry.aliases |= {"production": named} if named else {}
+    told = reasons(promote(run, tracker, alias="canary", policy=str(against_production)))
+    assert "first release" not in told
+
+
+def test_what_is_in_production_may_have_another_name_too(run: Path, tmp_path: Path) -> None:
+    tracker = MemoryTracker()
+    tracker.log(another(run, tmp_path / "older", hours=-1), tmp_path / "older")
+    tracker.log(changed(run, releases=(production("1"),)), run)
+    tracker.registry.aliases["production"] = "2"
+    assert promote(run, tracker, alias="canary").outcome == "moved"
 
 
 # ── moved by hand ─────────────────────────────────────────────────────────────────────────
@@ -585,3 +648,20 @@ def test_who_is_told_by_name_by_github_or_by_the_machine() -> None:
     assert who(None, actions) == "ann (https://github.example/org/repo/actions/runs/42)"
     assert "@" in who(None, {"GITHUB_ACTOR": "ann"})
     assert "\n" not in who("a\nb", os.environ)
+
+
+@pytest.mark.parametrize("given", ["", " ", "\n"])
+def test_nobody_is_no_name_and_nothing_is_no_reason(
+    run: Path, tracker: MemoryTracker, given: str
+) -> None:
+    found = promote(run, tracker, by=given, why=given)
+    assert found.move is not None
+    assert "@" in found.move.who
+    assert found.move.why.startswith("PASS: ")
+
+
+def test_names_that_no_file_can_have(run: Path, tracker: MemoryTracker) -> None:
+    name = "x" * 5000
+    assert "there is no policy x" in reasons(promote(run, tracker, policy=name))
+    with pytest.raises(UsageError, match="does not exist"):
+        promote(Path(name), tracker)

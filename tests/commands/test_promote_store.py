@@ -150,6 +150,12 @@ def edited_record(work: Path, store: MlflowClient) -> None:
     file.write_text(file.read_text().replace('"attempt":1', '"attempt":2'))
 
 
+def edited_threads(work: Path, store: MlflowClient) -> None:
+    run = store.get_model_version(NAME, "2").run_id
+    (file,) = work.glob(f"mlruns/**/{run}/artifacts/record.json")
+    file.write_text(file.read_text().replace('"threads":1', '"threads":2'))
+
+
 def other_tags(work: Path, store: MlflowClient) -> None:
     store.set_model_version_tag(NAME, "2", "gate.record", "another")
 
@@ -164,7 +170,9 @@ def test_it_stands_against_a_promotion(work: Path, store: MlflowClient, deed: An
 
 
 @pytest.mark.parametrize(
-    "deed", [deleted_artifact, deleted_version, other_tags], ids=lambda deed: deed.__name__
+    "deed",
+    [deleted_artifact, deleted_version, other_tags, edited_threads],
+    ids=lambda deed: deed.__name__,
 )
 def test_the_audit_finds_it(
     work: Path, store: MlflowClient, deed: Any, capsys: pytest.CaptureFixture[str]
@@ -184,6 +192,35 @@ def test_an_alias_moved_by_hand(work: Path, store: MlflowClient) -> None:
     assert exit_code_of(["audit", MODEL]) == 1
     store.set_registered_model_alias(NAME, "production", "2")
     assert exit_code_of(["audit", MODEL]) == 0  # as the audit itself says: no trace is left
+
+
+def test_a_rollback_does_not_go_to_an_edited_record(work: Path, store: MlflowClient) -> None:
+    for name in ("one", "two"):
+        exit_code_of(["promote", name])
+    run = store.get_model_version(NAME, "1").run_id
+    (file,) = work.glob(f"mlruns/**/{run}/artifacts/record.json")
+    file.write_text(file.read_text().replace('"threads":1', '"threads":2'))
+    assert exit_code_of(["rollback", MODEL]) == 4
+    assert aliases(store) == {"production": "2"}
+
+
+def test_without_its_experiment_what_is_in_production_is_not_backed(
+    work: Path, store: MlflowClient, capsys: pytest.CaptureFixture[str]
+) -> None:
+    exit_code_of(["promote", "one"])
+    store.delete_experiment(store.get_experiment_by_name(f"gate/{MODEL}").experiment_id)
+    capsys.readouterr()
+    assert exit_code_of(["audit", MODEL]) == 1
+    assert "is gone from the tracker" in capsys.readouterr().out
+    assert exit_code_of(["rollback", MODEL]) == 4
+
+
+@pytest.mark.parametrize("alias", ["v1", "latest", "", "a b"])
+def test_a_dry_run_knows_what_cannot_be_an_alias(
+    work: Path, alias: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert exit_code_of(["promote", "one", "--alias", alias, "--dry-run"]) == 2
+    assert "cannot be an alias" in capsys.readouterr().err
 
 
 def test_a_rollback_goes_past_it(work: Path, store: MlflowClient, template: Path) -> None:

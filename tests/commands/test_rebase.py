@@ -14,6 +14,7 @@ from gate.cli import exit_code_of
 from gate.commands._rebase_text import render
 from gate.commands.rebase import Rebased, rebase
 from gate.errors import GateError, OverlapError, ReleaseError, UsageError
+from gate.plugins import plugged_in
 from gate.records import GateRecord
 
 First = tuple[Path, GateRecord]
@@ -144,4 +145,12 @@ def test_nothing_is_carried_over_without_a_memory(line: Project) -> None:
 def test_data_of_another_shape_do_not_fit(line: Project) -> None:
     line.save("new", image=np.zeros((20, 1, 9, 9), np.float32), target=np.zeros(20, np.int64))
     with pytest.raises(GateError, match="image"):
+        rebased()
+
+
+def test_a_release_that_another_plugin_observed_is_not_carried_over(line: Project) -> None:
+    fresh(line)
+    plugin = line.folder / "mine.py"
+    plugin.write_text('def mine(outputs):\n    return outputs\n\n\nDECODERS = {"mine": mine}\n')
+    with plugged_in([plugin]), pytest.raises(ReleaseError, match="other plugins"):
         rebased()

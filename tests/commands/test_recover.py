@@ -484,6 +484,15 @@ def test_a_folder_that_is_not_empty_is_refused_before_the_search(
     assert quantized == []
 
 
+def test_what_there_is_to_be_held_against_is_looked_for_before_the_search(
+    project: Project, quantized: list[str], capfd: pytest.CaptureFixture[str]
+) -> None:
+    project.budget(metric="accuracy", max_drop=0.01, against="production")
+    assert code(project) == 2
+    assert "remembers nothing" in capfd.readouterr().err
+    assert quantized == []
+
+
 def test_the_winners_record_goes_where_it_is_asked_for(project: Project, tmp_path: Path) -> None:
     assert code(project, CNN, "--out", str(tmp_path / "out")) == 0
     assert (tmp_path / "out" / "record.json").is_file()

@@ -227,6 +227,7 @@ def test_every_version_is_gated_and_its_outcome_is_written_back(
     assert second is not None
     assert (first.outcome, second.outcome) == ("pass", "fail")
     assert first.why.startswith("PASS: ")
+    assert second.why.startswith("FAIL: accuracy, drop ≤ 1.00 pp: drop ")
     assert (first.policy, first.stage) == (load_policy(after.policy).sha256, "release")
     document = trackers.get("mlflow").record(first.run)
     assert document is not None
@@ -762,7 +763,9 @@ def test_a_claim_reads_back_what_it_writes_and_counts_for_its_life() -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "mine", f"held yesterdayZ {'ab' * 16} by me", f"lost {held()}", "held\n"]
+    "text",
+    ["", "mine", f"held yesterdayZ {'ab' * 16} by me", f"lost {held()}", "held\n"],
+    ids=["empty", "a word", "no time", "no state", "no more"],
 )
 def test_what_is_no_claim_is_nobodys(text: str) -> None:
     assert Claim.parse(text) is None

@@ -242,6 +242,22 @@ def batched_product() -> onnx.ModelProto:
     return model([node], {"x": shapes["x"]}, {"y": shapes["y"]}, {"w": weights(3, 32, 16)})
 
 
+def widened(source: Path, path: Path, *, bias: float) -> Path:
+    """A classifier whose last layer, a Gemm, has one more class, of that logit for every input."""
+    model = onnx.load(source)
+    last = next(node for node in model.graph.node if model.graph.output[0].name in node.output)
+    for weight in model.graph.initializer:
+        if weight.name in last.input:
+            values = numpy_helper.to_array(weight)
+            rows = ((0, 1), (0, 0))[: values.ndim]
+            more = np.pad(values, rows, constant_values=bias if values.ndim == 1 else 0.0)
+            weight.CopyFrom(numpy_helper.from_array(more, weight.name))
+    model.graph.output[0].type.tensor_type.shape.dim[1].dim_value += 1
+    del model.graph.value_info[:]
+    onnx.save(model, path)
+    return path
+
+
 def retouched(source: Path, path: Path, *, by: float = 0.01, seed: int = 3) -> Path:
     """A model whose weights differ by as much as a retraining moves them."""
     model, rng = onnx.load(source), np.random.default_rng(seed)

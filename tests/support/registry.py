@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from hashlib import sha256
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -112,6 +113,7 @@ class MemoryTracker:
             "int8_sha256": record.int8.sha256,
             "mode": record.policy.judge.mode,
             "ledger": record.ledger,
+            "record_sha256": sha256(record.model_dump_json().encode()).hexdigest(),
         }
         past = PastRun(
             run=run,
@@ -161,6 +163,12 @@ class MemoryTracker:
         return json.loads(self.records[run]) if run in self.records else None
 
     def fetch(self, run: str, name: str, folder: Path) -> Path | None:
+        if name == "record.json":
+            kept = self.records.get(run)
+            if kept is None:
+                return None
+            (folder / name).write_text(kept)
+            return folder / name
         file = self.folders[run] / name
         return Path(shutil.copy(file, folder)) if file.is_file() else None
 

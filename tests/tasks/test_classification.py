@@ -700,6 +700,17 @@ def test_of_many_classes_those_that_do_not_occur_change_no_judgement(occurring):
         np.testing.assert_array_equal(again(name).reach(own), metric.reach(own))
 
 
+def test_int8_may_predict_a_class_that_fp32_never_does():
+    targets = np.arange(300) % 150
+    fp32, int8 = (5 * np.eye(200)[seen] for seen in (targets, np.where(targets == 7, 199, targets)))
+    metric = bind(targets, fp32[:2]).metric("f1_macro")
+    rows = {"label": Rows(metric.observe(fp32, targets, None))}
+    own = Rows(metric.observe(int8, targets, None))
+    again = TASK.observed(targets, rows)("f1_macro").summarize(own)
+    agree(again, metric.summarize(own))
+    agree(again, sk.f1_score(targets, int8.argmax(axis=1), average="macro", zero_division=0))
+
+
 def test_without_labels_a_lone_score_has_no_cosine():
     spec = TensorSpec("y", "float32", (None, 1))
     bound = TASK.bind(Build(recipe="dynamic"), (spec,), None, {"y": np.zeros((2, 1))})

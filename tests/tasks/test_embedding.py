@@ -195,3 +195,14 @@ def test_metrics_of_the_other_kind_say_so():
         bound.metric("recall5")
     with pytest.raises(UsageError, match=r"'recall5' needs labels.*by output_cosine"):
         bind(None, np.zeros((4, 3)), **{"as": "vectors"}).metric("recall5")
+
+
+def test_how_labels_are_numbered_changes_no_example():
+    vectors, labels = RNG.random((6, 3)), np.array(["b", "a", "b", "c", "a", "c"])
+    whole, rest = (
+        bind(kept, vectors, **{"as": "vectors"}).metric("recall1") for kept in (labels, labels[1:])
+    )
+    before = Rows(whole.observe(vectors, labels, None)).take(np.arange(1, 6))
+    after = Rows(rest.observe(vectors[1:], labels[1:], None))
+    assert (before.flat != after.flat).any()
+    np.testing.assert_array_equal(whole.seen(before), rest.seen(after))

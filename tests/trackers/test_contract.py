@@ -1,7 +1,7 @@
 """What every registered tracker does."""
 
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -98,6 +98,18 @@ def test_attempts_are_counted_before_they_are_made_or_not_at_all(
     assert [attempt.key for attempt in second] == ["one", "two"]
     assert {attempt.outcome for attempt in second} == {None}
     assert list(tracker.past("digits-cnn")) == []  # a reservation is no run of the gate
+
+
+def test_an_attempt_of_before_is_counted_where_it_was(tracker: Tracker) -> None:
+    now = datetime.now(UTC)
+    if tracker.reserve("m", held_out="a" * 64, key="now") is None:
+        return
+    for key, ago, expected in (("b", 2, ["b"]), ("a", 3, ["a"]), ("c", 1, ["a", "b", "c"])):
+        when = now - timedelta(hours=ago)
+        found = tracker.reserve("m", held_out="a" * 64, key=key, when=when)
+        assert found is not None
+        assert [attempt.key for attempt in found] == expected
+    assert [attempt.key for attempt in tracker.attempts("m")] == ["a", "b", "c", "now"]
 
 
 def test_a_pass_is_among_the_attempts(tracker: Tracker, kept: Keep) -> None:

@@ -2,6 +2,7 @@ import hashlib
 import json
 import logging
 import os
+import shutil
 import socket
 import time
 from collections.abc import Callable
@@ -365,6 +366,29 @@ def test_a_relative_database_is_held_to_the_folder_it_was_named_in(
     run = TRACKER.log(*kept())
     assert (workplace / "mlruns/gate/digits-cnn" / run / "artifacts/record.json").is_file()
     assert TRACKER.where() == f"mlflow ui --backend-store-uri sqlite:///{workplace}/own name.db"
+
+
+@pytest.mark.parametrize("name", ["50%41", "a%20b", "c:d", "e?f"])
+def test_any_folder_can_hold_a_database(
+    workplace: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    (workplace / name).mkdir()
+    shutil.copyfile(workplace / "mlflow.db", workplace / name / "mlflow.db")
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.chdir(workplace / name)
+    place = store.locate()
+    assert place.file == workplace / name / "mlflow.db"
+    assert not place.missing
+    assert TRACKER.reserve("m", held_out="a" * 64, key="k") is not None
+    assert TRACKER.models() == ("m",)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", place.uri)
+    assert store.locate() == place
+
+
+@pytest.mark.parametrize("uri", ["sqlite:///:memory:", "sqlite:///file:x.db?uri=true"])
+def test_what_is_no_path_is_left_as_it_is(monkeypatch: pytest.MonkeyPatch, uri: str) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    assert (store.locate().uri, store.locate().file) == (uri, None)
 
 
 def dead_port() -> int:

@@ -1,5 +1,6 @@
 """Moves of an alias in MLflow beyond the contract: cuts, claims, damaged entries."""
 
+import shutil
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 from trackers.releases import NAME, a_move
 
-from gate.errors import RecordError, TrackerError
+from gate.errors import RecordError, TrackerError, UsageError
 from gate.records import GateRecord
 from gate.trackers import Registry
 from gate.trackers import _mlflow_moves as moves
@@ -111,9 +112,39 @@ def test_an_alias_that_was_moved_right_after_is_told(
 def test_a_name_that_cannot_be_an_alias_leaves_no_trace(
     two: tuple[GateRecord, GateRecord], alias: str
 ) -> None:
-    with pytest.raises(TrackerError, match="cannot be an alias in MLflow"):
+    with pytest.raises(UsageError, match="cannot be an alias in MLflow"):
         REGISTRY.move(a_move(two[1], "2", None, alias=alias))
+    with pytest.raises(UsageError, match="cannot be an alias in MLflow"):
+        REGISTRY.find(NAME, alias=alias)
     assert len(REGISTRY.moves("digits-cnn")) == 1
+
+
+def test_a_clock_that_is_behind_changes_no_order(two: tuple[GateRecord, GateRecord]) -> None:
+    (first,) = REGISTRY.moves("digits-cnn")
+    late = a_move(two[1], "2", "1", when=first.when - timedelta(hours=2))
+    REGISTRY.move(late)
+    REGISTRY.move(late)
+    before, after = REGISTRY.moves("digits-cnn")
+    assert (before.version, after.version, production()) == ("1", "2", "2")
+    assert first.when < after.when < first.when + timedelta(seconds=1)
+
+
+def test_a_registry_of_its_own_is_claimed_as_its_lock_is_not_the_runs(
+    two: tuple[GateRecord, GateRecord], workplace: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    claimed, real = [], moves._claimed
+
+    def noted(*args: Any) -> Any:
+        claimed.append(args)
+        return real(*args)
+
+    monkeypatch.setattr(moves, "_claimed", noted)
+    REGISTRY.move(a_move(two[1], "2", "1"))
+    assert not claimed
+    shutil.copyfile(workplace / "mlflow.db", workplace / "registry.db")
+    monkeypatch.setenv("MLFLOW_REGISTRY_URI", f"sqlite:///{workplace / 'registry.db'}")
+    REGISTRY.move(a_move(two[0], "1", "2"))
+    assert len(claimed) == 1
 
 
 def test_a_deleted_entry_still_counts(two: tuple[GateRecord, GateRecord], client: Any) -> None:
@@ -124,7 +155,14 @@ def test_a_deleted_entry_still_counts(two: tuple[GateRecord, GateRecord], client
 
 
 @pytest.mark.parametrize(
-    ("tag", "value"), [("kind", "stolen"), ("move", "yesterday"), ("move", "2026-01-01")]
+    ("tag", "value"),
+    [
+        ("kind", "stolen"),
+        ("move", "yesterday"),
+        ("move", "2026-01-01"),
+        ("version", "two"),
+        ("previous", "../1"),
+    ],
 )
 def test_a_damaged_entry_is_an_error(
     two: tuple[GateRecord, GateRecord], client: Any, tag: str, value: str

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from trackers.releases import NAME, a_move
 
-from gate.errors import TrackerError
+from gate.errors import RecordError, TrackerError
 from gate.records import GateRecord
 from gate.trackers import Registry
 from gate.trackers import _mlflow_sql as sql
@@ -125,3 +125,21 @@ def test_what_is_no_number_is_told_as_such(workplace: Path, kept: Keep) -> None:
         client.log_metric(run, "accuracy/drop", float("nan"))
     value = TRACKER.past("digits-cnn")[0].metrics["accuracy/drop"]
     assert math.isnan(value)
+
+
+@pytest.mark.parametrize("text", ["abc", "nan", "inf"])
+def test_a_limit_that_is_no_number_is_told(workplace: Path, kept: Keep, text: str) -> None:
+    run = TRACKER.log(*kept())
+    with store.opened(store.locate()) as client:
+        client.log_param(run, "budget/x", text)
+    with pytest.raises(RecordError, match=f"run {run} .*is no number .*{text}"):
+        TRACKER.past("digits-cnn")
+
+
+def test_names_are_told_apart_by_case(workplace: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with store.opened(store.locate()) as client:
+        client.create_experiment("gate/a")
+        client.create_experiment("GATE/b")
+    assert TRACKER.models() == ("a",)
+    monkeypatch.setattr(sql, "SCHEMAS", frozenset())
+    assert TRACKER.models() == ("a",)

@@ -1,0 +1,84 @@
+"""Which examples' answers INT8 changed, for a report's reader; never for a verdict."""
+
+from collections.abc import Callable, Iterator, Mapping
+from itertools import islice
+
+import numpy as np
+
+from gate.exhibits import Answers, Flipped, Flips
+from gate.metrics import Metric
+from gate.values import Array, Evaluation
+
+MOST = 200
+"""Examples of each kind that are listed."""
+
+
+def flips(
+    evaluation: Evaluation,
+    metrics: Mapping[str, Metric],
+    answers: Callable[[Evaluation], Answers] | None,
+) -> Flips | None:
+    """By the first proportion that tells right from wrong, and the first that tells flips.
+
+    None where the task has neither.
+    """
+    told = [m for m in metrics.values() if m.per_example is not None and _is_seen(m, evaluation)]
+    right = next((metric for metric in told if not metric.relative), None)
+    flip = next((metric for metric in told if metric.relative), None)
+    if right is None and flip is None:
+        return None
+    lost, gained = _crossed(evaluation, right)
+    other = _flipped(evaluation, flip) & ~lost & ~gained
+    words = None if answers is None else answers(evaluation)
+    named: dict[str, Array] = {"lost": lost, "gained": gained, "other": other}
+    first = right or flip
+    assert first is not None
+    return Flips(
+        metric=first.name,
+        lost=int(lost.sum()),
+        gained=int(gained.sum()),
+        other=int(other.sum()),
+        shown=tuple(
+            one
+            for kind, mask in named.items()
+            for one in islice(_listed(kind, evaluation, mask, words), MOST)
+        ),
+    )
+
+
+def _is_seen(metric: Metric, evaluation: Evaluation) -> bool:
+    sides = evaluation.fp32, evaluation.int8
+    return all(metric.observation in rows for rows in sides) and not evaluation.problems
+
+
+def _crossed(evaluation: Evaluation, metric: Metric | None) -> tuple[Array, Array]:
+    """(N,) of bool each: right under FP32 alone, and under INT8 alone."""
+    none = np.zeros(len(evaluation.ids), dtype=bool)
+    if metric is None or metric.per_example is None:
+        return none, none
+    old, new = (
+        metric.per_example(side[metric.observation]) == metric.higher_is_better
+        for side in (evaluation.fp32, evaluation.int8)
+    )
+    return old & ~new, ~old & new
+
+
+def _flipped(evaluation: Evaluation, metric: Metric | None) -> Array:
+    if metric is None or metric.per_example is None:
+        return np.zeros(len(evaluation.ids), dtype=bool)
+    found = metric.per_example(evaluation.int8[metric.observation])
+    return np.asarray(found, dtype=bool)
+
+
+def _listed(
+    kind: str, evaluation: Evaluation, mask: Array, words: Answers | None
+) -> Iterator[Flipped]:
+    chosen = np.flatnonzero(mask)
+    for index in chosen[np.argsort(evaluation.ids[chosen], kind="stable")].tolist():
+        told = {} if words is None else _words(words, index)
+        yield Flipped.model_validate({"id": str(evaluation.ids[index]), "change": kind, **told})
+
+
+def _words(words: Answers, index: int) -> dict[str, str]:
+    target, fp32, int8 = (side[index] for side in words)
+    return {"target": target, "fp32": fp32, "int8": int8}
