@@ -34,7 +34,7 @@ def run(project: Project, *arguments: str, candidate: Path = CNN) -> int:
 def test_the_commands_of_the_table_exist() -> None:
     assert set(cli.commands) == {
         "audit", "check", "comment", "compare", "data", "demo", "diagnose", "evidence",
-        "history", "judge", "plan", "policy", "promote", "rebase", "recipes", "recover",
+        "history", "init", "judge", "plan", "policy", "promote", "rebase", "recipes", "recover",
         "replay", "report", "rollback", "run", "schema", "tasks", "watch", "workflow",
     }  # fmt: skip
 

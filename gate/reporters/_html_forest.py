@@ -229,6 +229,8 @@ def _axis(places: Sequence[_Place], scale: _Scale, y: float) -> Iterator[Html]:
             continue
         taken.append(x)
         words = wording.amount(number, case.quantity, case.unit, limit=number == scale.limit)
+        if case.budget is not None and case.quantity == "ratio":
+            words = words.replace("FP32", wording.side_name(case.budget.against))
         yield stroke(f"M{px(x)} {px(y)}v4", "grid")
         yield label(x, y + 15, words, anchor="middle", class_="small")
 

@@ -94,7 +94,9 @@ def _numbers(case: Case, comparison: Comparison | None) -> tuple[str, ...]:
         return (NOTHING,) * 6
     counts = comparison.counts
     crossed = NOTHING if counts is None else f"{counts.lost} / {counts.gained}"
-    p = NOTHING if comparison.p_pass is None else wording.p_value(comparison.p_pass)
+    # against "within the budget" where that was rejected, else against "violated"
+    deciding = comparison.p_fail if case.finding.outcome == "fail" else comparison.p_pass
+    p = NOTHING if deciding is None else wording.p_value(deciding)
     change = wording.measured_text(comparison, case.quantity, case.unit)
     values = wording.both_values(comparison)
     return wording.whole(comparison.n), *values, change, crossed, p

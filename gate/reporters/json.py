@@ -1,9 +1,11 @@
 """The record itself: what every other report is made from, and later steps read."""
 
+import json
 import math
 from collections.abc import Iterator
 from typing import Any
 
+from gate import story
 from gate.errors import RecordError
 from gate.records import GateRecord
 
@@ -15,7 +17,7 @@ class JsonReporter:
     filename: str | None = "record.json"
 
     def render(self, record: GateRecord) -> str:
-        """The record as JSON that parses to an equal record.
+        """The record as JSON that parses to an equal record; each finding with its code.
 
         Raises:
             RecordError: a number is NaN or infinite; JSON has no such numbers.
@@ -24,7 +26,10 @@ class JsonReporter:
             raise RecordError(
                 f"{place} is NaN or infinite: JSON cannot hold it, so this record is not written"
             )
-        return record.model_dump_json(indent=2) + "\n"
+        fields = json.loads(record.model_dump_json())
+        for told, case in zip(fields["verdict"]["findings"], story.cases(record), strict=True):
+            told["code"] = case.code
+        return json.dumps(fields, indent=2, ensure_ascii=False) + "\n"
 
 
 REPORTER = JsonReporter()

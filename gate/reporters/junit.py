@@ -46,7 +46,7 @@ class _Case:
 def _case(record: GateRecord, case: story.Case) -> _Case:
     if case.finding.outcome == "pass":
         return _Case(case.name, "passed", {})
-    why = story.sentence(case, record.alpha)
+    why = f"{story.sentence(case, record.alpha)} [{case.code}]"
     if case.finding.blocking and record.exit_code != 0:
         return _Case(case.name, "failure", {"message": why, "type": case.finding.outcome})
     return _Case(case.name, "skipped", {"message": f"{_status(record, case)}: {why}"})

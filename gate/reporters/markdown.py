@@ -89,6 +89,9 @@ def _length(text: str) -> int:
 
 
 def _sections(record: GateRecord) -> tuple[_Section, ...]:
+    codes = (*story.codes(record), *facts.codes(record))
+    explained = [("Explained", f"gate explain {' '.join(codes)}")] if codes else []
+    known = (*facts.facts(record), *explained)
     return (
         _headline(record),
         _reasons(record),
@@ -96,7 +99,7 @@ def _sections(record: GateRecord) -> tuple[_Section, ...]:
         _Section("", [f"> {escape(notice)}  " for notice in facts.notices(record)], "\n"),
         _budgets(record),
         _why(record),
-        _folded("What was compared, and how", ("What", "As judged"), facts.facts(record)),
+        _folded("What was compared, and how", ("What", "As judged"), known),
         *(_folded(wording.plain(p.title), p.columns, p.rows) for p in record.parts),
         _folded("Measured without a budget", ("Metric", "FP32", "INT8"), story.others(record)),
     )
@@ -154,7 +157,8 @@ def _row(row: Row, *, nested: bool) -> str:
     outcome = escape(row.outcome).replace(" ", _UNBROKEN)
     cells = [escape(name), *numbers, escape(row.change)]
     cells.append(f"**{outcome}**" if row.case.finding.blocking else outcome)
-    return f"| {' | '.join([*cells, escape(row.reason)])} |"
+    code = "" if row.case.finding.outcome == "pass" else f" {row.case.code}"
+    return f"| {' | '.join([*cells, escape(row.reason) + code])} |"
 
 
 def _cells(cells: Sequence[str]) -> str:

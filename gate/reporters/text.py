@@ -180,7 +180,8 @@ def _row(row: Row, widths: list[int], *, nested: bool) -> Iterator[RenderableTyp
     name = Text(f"  {row.name}" if nested else row.name)
     cells = [name, Text(row.reference), Text(row.int8), Text(row.change)]
     yield _line([*cells, Text(row.outcome, style=colour)], widths)
-    yield Padding(Text(row.reason, style="dim"), (0, 0, 0, 6 if nested else 4))
+    code = "" if finding.outcome == "pass" else f" [{row.case.code}]"
+    yield Padding(Text(row.reason + code, style="dim"), (0, 0, 0, 6 if nested else 4))
 
 
 def _line(cells: Sequence[Text], widths: Sequence[int]) -> Table:
@@ -237,6 +238,8 @@ def _labelled(lines: Iterable[tuple[str, str]]) -> Table:
 
 def _facts(record: GateRecord) -> Table:
     grid = _labelled(facts.facts(record))
+    if codes := (*story.codes(record), *facts.codes(record)):
+        grid.add_row(Text("Explained"), Text(f"gate explain {' '.join(codes)}"))
     if record.verdict.outcome == "pass":
         grid.add_row(Text("History"), Text(story.since(record)))
     return grid

@@ -24,7 +24,11 @@ def release(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return support.made(tmp_path_factory.mktemp("promotion") / "project").folder / "run"
 
 
-@pytest.fixture(params=[ELSEWHERE, *(kind for kind in stores.KINDS if kind != "sqlite")])
+KINDS = [kind for kind in stores.KINDS if kind != "sqlite"]
+SLOW = [pytest.param(kind, marks=pytest.mark.slow) for kind in (ELSEWHERE, *KINDS[:-1])]
+
+
+@pytest.fixture(params=[*SLOW, KINDS[-1]])
 def tracker(
     request: pytest.FixtureRequest, workplace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,7 +1,6 @@
 """What MLflow's registry does beyond the contract: other producers, bad input, cuts."""
 
 import hashlib
-import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -67,9 +66,7 @@ def test_many_versions_are_read_at_once(
             return _real(*args, **options)
 
         monkeypatch.setattr(mlflow.MlflowClient, name, counted)
-    begun = time.monotonic()
     found = REGISTRY.versions(NAME)
-    assert time.monotonic() - begun < 2
     assert [version.number for version in found] == [*range(1, 201)]
     assert found[0].aliases == ("production",)
     assert sorted(asked) == ["get_registered_model", "search_model_versions"]
