@@ -1,5 +1,6 @@
 """The command line. Every heavy import stands inside its command; the only exit() is here."""
 
+import os
 import signal
 import sys
 import traceback
@@ -12,10 +13,22 @@ from typing import Any, NoReturn
 import click
 
 from gate.commands._ci_cli import workflow
+from gate.commands._completion import equip
+from gate.commands._init_cli import init
+from gate.commands._known_cli import PLAIN, PLUGGED
 from gate.commands._policy_cli import policy as policy_group
 from gate.commands._promote_cli import RELEASES
 from gate.commands._releases_cli import comment, compare, rebase, watch
-from gate.errors import EXIT_ERROR, EXIT_INTERRUPTED, EXIT_USAGE, GateError
+from gate.commands._told import more, say, tell
+from gate.errors import (
+    DEFECT,
+    EXIT_ERROR,
+    EXIT_INTERRUPTED,
+    EXIT_PASS,
+    EXIT_USAGE,
+    GateError,
+    UsageError,
+)
 
 EPILOG = (
     "Exit codes: 0 pass · 1 budget exceeded · 2 bad usage or policy · 3 inconclusive · "
@@ -23,6 +36,8 @@ EPILOG = (
 )
 POLICIES = click.argument("policies", nargs=-1, required=True, metavar="POLICY...")
 MODEL_FOLDER = click.Path(path_type=Path)
+COMPLETE = "_GATE_COMPLETE"
+"""What a shell sets to have words completed."""
 Command = Callable[..., Any]
 
 
@@ -107,14 +122,19 @@ def judge(record: Path, policy: str | None, format_: str) -> int:
 @click.option("--format", "format_", default="text", show_default=True)
 @click.option("--track", is_flag=True, help="Send a record that could not be tracked.")
 @click.option("--tracker", default="mlflow", show_default=True)
+@click.option("--embed-examples", is_flag=True, help="html: with pictures or text of flips.")
+@click.option("--data", type=MODEL_FOLDER, help="For these: the data, where they have moved.")
 @plugged
-def report(record: Path, format_: str, track: bool, tracker: str) -> int:
+def report(record: Path, format_: str, track: bool, tracker: str, **embedded: Any) -> int:
     """Render a record again; the exit code says nothing about its verdict."""
-    from gate.commands.report import load_record, send, show
+    from gate.commands.report import embed, load_record, send, show
 
-    show([load_record(record)], [format_])
+    if embedded["embed_examples"]:
+        click.echo(embed(load_record(record), format_, embedded["data"]), nl=False)
+    else:
+        show([load_record(record)], [format_])
     if track:
-        click.echo(send(record, tracker), err=True)
+        say(send(record, tracker))
     return 0
 
 
@@ -227,19 +247,6 @@ def history(model: tuple[str, ...], tracker: str, **options: Any) -> int:
     return code
 
 
-@cli.command()
-@click.argument("policy")
-@click.option("--html", type=MODEL_FOLDER, help="Also write the plan as one page.")
-@click.option("--tracker", default="mlflow", show_default=True, help="mlflow or none.")
-@plugged
-def plan(policy: str, html: Path | None, tracker: str) -> int:
-    """Tell how many examples each budget needs, and what the held-out set can decide."""
-    from gate.commands.plan import plan as plan_policy
-
-    click.echo(plan_policy(policy, tracker=tracker, html=html), nl=False)
-    return 0
-
-
 @cli.group()
 def data() -> None:
     """Look at what a policy feeds the model."""
@@ -272,54 +279,6 @@ def parity(policy: str, format_: str, **options: Any) -> int:
 
 
 @cli.command()
-@POLICIES
-@plugged
-def check(policies: tuple[str, ...]) -> int:
-    """Validate policies: syntax, names, columns and files."""
-    from gate.commands.check import check as check_all
-
-    lines, code = check_all([Path(policy) for policy in policies])
-    for text, bad in lines:
-        click.echo(text, err=bad)
-    return code
-
-
-@cli.command()
-def schema() -> int:
-    """Print the JSON Schema of a policy, for editors."""
-    import json
-
-    from gate.commands.schema import schema as policy_schema
-
-    click.echo(json.dumps(policy_schema(), indent=2))
-    return 0
-
-
-@cli.command()
-def recipes() -> int:
-    """List the INT8 recipes and when to use which."""
-    from gate.recipes import RECIPES, TARGETS
-
-    width = max(map(len, (*RECIPES, *TARGETS)))
-    for name, recipe in RECIPES.items():
-        click.echo(f"{name:<{width}}  {recipe.summary}")
-    click.echo("\nTargets, as in `recipe: {base: static, target: x86}`")
-    for name, target in TARGETS.items():
-        click.echo(f"{name:<{width}}  {target.summary}")
-    return 0
-
-
-@cli.command()
-@click.argument("task", required=False)
-@plugged
-def tasks(task: str | None) -> int:
-    """List what models can be judged for, or a TASK's decoders and metrics."""
-    from gate.commands.tasks import print_tasks
-
-    return print_tasks(task)
-
-
-@cli.command()
 @click.option("--out", type=MODEL_FOLDER, help="New folder; default .gate/demo-<time>.")
 @click.option("--train", is_flag=True, help="Train the bundled models again first (needs torch).")
 @click.option("--all", "every", is_flag=True, help="One release of every kind of model, instead.")
@@ -330,10 +289,13 @@ def demo(out: Path | None, train: bool, every: bool) -> int:
     return run_demo(out, train=train, every=every)
 
 
-for _release in (*RELEASES, comment, compare, rebase, watch):
-    cli.command()(plugged(_release))
+for _plugged in (*RELEASES, *PLUGGED, comment, compare, rebase, watch, init):
+    cli.command()(plugged(_plugged))
+for _plain in PLAIN:
+    cli.command()(_plain)
 cli.add_command(workflow)
 cli.add_command(policy_group)
+equip(cli)
 
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
@@ -360,14 +322,15 @@ def _cancel(number: int, _: object) -> NoReturn:
 def exit_code_of(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; every way in which it can end, as an exit code."""
     try:
-        code = cli.main(arguments, prog_name="gate", standalone_mode=False)
+        code = cli.main(arguments, prog_name="gate", complete_var=COMPLETE, standalone_mode=False)
     except click.ClickException as error:
         error.show()
+        more(UsageError.code)
         return EXIT_USAGE
     except (click.Abort, KeyboardInterrupt) as error:
         return _interrupted(error)
-    except SystemExit:  # what click makes of a closed pipe, with a 1 that would read as a verdict
-        return EXIT_ERROR
+    except SystemExit as error:
+        return _exited(error, arguments)
     except Exception as error:  # noqa: BLE001 - the last boundary: no defect looks like a verdict
         return _failed(error)
     return code if isinstance(code, int) else EXIT_ERROR
@@ -377,9 +340,19 @@ def _failed(error: Exception) -> int:
     if _SIGNALS:
         return _interrupted(error)
     if isinstance(error, GateError):
-        click.echo(f"gate: {error}", err=True)
+        tell(error)
         return error.exit_code
     return _defect()
+
+
+def _exited(error: SystemExit, arguments: Sequence[str] | None) -> int:
+    """What click exits with by itself: a shell's completion, or a closed pipe.
+
+    A pipe's 1 would read as a verdict, and so would completion's 0 of a command that was to run.
+    """
+    asked = sys.argv[1:] if arguments is None else arguments
+    completed = COMPLETE in os.environ and not asked and error.code == EXIT_PASS
+    return EXIT_PASS if completed else EXIT_ERROR
 
 
 def _interrupted(error: BaseException) -> int:
@@ -392,4 +365,5 @@ def _interrupted(error: BaseException) -> int:
 def _defect() -> int:
     traceback.print_exc()
     click.echo("gate: this is a defect of the gate; nothing was decided", err=True)
+    more(DEFECT)
     return EXIT_ERROR

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from datetime import date, datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import BeforeValidator, Field
 
@@ -29,6 +29,14 @@ class Flipped(Value):
     fp32: str = ""
     int8: str = ""
     """Both answers in a few words, where the task tells them."""
+
+
+class Seen(NamedTuple):
+    """What one example looks like, for a page that asks for it; never part of a record."""
+
+    kind: Literal["image", "text"]
+    data: str
+    """A PNG in base64, or the text."""
 
 
 class Flips(Value):

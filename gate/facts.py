@@ -26,6 +26,25 @@ def notices(record: GateRecord) -> tuple[str, ...]:
     return (*held, *_notices(record))
 
 
+def codes(record: GateRecord) -> tuple[str, ...]:
+    """What else to know of a verdict, as `gate explain` knows it; sorted."""
+    judge, outcome = record.policy.judge, record.verdict.outcome
+    known = {
+        "G300": record.stopped is not None,
+        "G301": judge.decision == "point",
+        "G302": judge.mode == "observe",
+        "G303": outcome == "inconclusive" and judge.on_inconclusive == "warn",
+        "G304": judge.expect_fp32 == "unknown",
+        "G305": record.bootstrap,
+        "G306": (record.attempt or 0) > 1,
+        "G307": record.stage == "pr" and bool(record.consulted),
+        "G308": record.stage == "release" and record.ledger == "none",
+        "G309": record.judged_from is not None and bool(record.judged_from.looser),
+        "G310": bool(record.attested),
+    }
+    return tuple(code for code, so in known.items() if so)
+
+
 def _notices(record: GateRecord) -> Iterator[str]:
     judge = record.policy.judge
     yield from _unseen(record)

@@ -4,7 +4,7 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from gate.diagnosis import Diagnosis
 from gate.exhibits import Flips, PastPoint, Plot, Waiver
@@ -90,6 +90,12 @@ class Finding(Value):
     """Examples at which this budget would be decided with 80 % power, where that is known."""
     provable: float | None = None
     """The strictest limit that these examples could have proven, where they did not suffice."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_code(cls, value: Any) -> Any:
+        """record.json tells it to readers; it follows from the rest (`gate.story`)."""
+        return {k: v for k, v in value.items() if k != "code"} if type(value) is dict else value
 
 
 @dataclass(frozen=True, slots=True)

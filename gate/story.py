@@ -23,6 +23,13 @@ class Case:
 
     finding: Finding
     budget: Budget | None
+    point: bool = False
+    """Whether the policy decides by point estimates."""
+
+    @property
+    def code(self) -> str:
+        """What kind of finding it is, as `gate explain` knows it."""
+        return code_of(self.finding, self.budget, point=self.point)
 
     @property
     def quantity(self) -> Quantity:
@@ -114,8 +121,12 @@ class Group:
 
 def cases(record: GateRecord) -> tuple[Case, ...]:
     """Every finding with its budget, in the record's order."""
-    budgets = {budget.id: budget for budget in record.policy.judge.budgets}
-    return tuple(Case(finding, budgets.get(finding.budget)) for finding in record.verdict.findings)
+    judge = record.policy.judge
+    budgets = {budget.id: budget for budget in judge.budgets}
+    return tuple(
+        Case(finding, budgets.get(finding.budget), point=judge.decision == "point")
+        for finding in record.verdict.findings
+    )
 
 
 def exit_text(record: GateRecord) -> str:
@@ -232,6 +243,51 @@ def _needed(case: Case, comparison: Comparison) -> str:
     needed = case.finding.examples_needed
     have = wording.whole(comparison.n)
     return f"; {have} examples here, about {wording.whole(needed)} would decide" if needed else ""
+
+
+# ── codes, which never change ─────────────────────────────────────────────────────────────
+
+PROVEN, EXACT, POINT = "G200", "G201", "G202"
+FAILED, EXACT_FAILED, NO_VALUE, NOTHING_THERE, POINT_FAILED = "G210", "G211", "G212", "G213", "G214"
+TOO_FEW, TOO_CLOSE, NOT_PROVEN, SMALL, FIRST = "G220", "G221", "G222", "G223", "G224"
+WAIVED = "G230"
+
+
+def code_of(finding: Finding, budget: Budget | None, *, point: bool = False) -> str:
+    """What kind of finding it is; `point`: whether point estimates decided."""
+    found = finding.comparison
+    if finding.outcome == "waived":
+        return WAIVED
+    if found is None:
+        return NOTHING_THERE if finding.outcome == "fail" else FIRST
+    exact = found.method == "exact number"
+    if finding.outcome == "inconclusive":
+        return _undecided(finding, budget, found)
+    if finding.outcome == "fail":
+        if _is_undefined(found):
+            return NO_VALUE
+        return EXACT_FAILED if exact else POINT_FAILED if point else FAILED
+    return EXACT if exact else POINT if point else PROVEN
+
+
+def _undecided(finding: Finding, budget: Budget | None, found: Comparison) -> str:
+    if budget is not None and found.n < budget.min_examples:
+        return SMALL
+    if not finding.blocking:
+        return NOT_PROVEN
+    beyond = Case(finding, budget).beyond
+    return TOO_CLOSE if beyond is not None and beyond >= 0 else TOO_FEW
+
+
+def _is_undefined(found: Comparison) -> bool:
+    degraded = 0.0 if found.quantity == "value" else found.degradation
+    numbers = (found.int8, degraded, found.p_pass, found.p_fail)
+    return found.method == "undefined" or None in numbers
+
+
+def codes(record: GateRecord) -> tuple[str, ...]:
+    """Those of the findings that are no pass, each once, sorted."""
+    return tuple(sorted({one.code for one in cases(record) if one.finding.outcome != "pass"}))
 
 
 # ── the table ─────────────────────────────────────────────────────────────────────────────

@@ -102,6 +102,15 @@ def _fault(error: Any, written: Document) -> Fault:
 
 
 def _faults(written: Document, index: int, one: Waiver, today: date) -> list[Fault]:
+    blank = [
+        (written.mark("waivers", index, key), f"waivers[{index}].{key} is empty: say it")
+        for key in ("reason", "who")
+        if not getattr(one, key).strip()
+    ]
+    return blank + _too_long(written, index, one, today)
+
+
+def _too_long(written: Document, index: int, one: Waiver, today: date) -> list[Fault]:
     latest = today + timedelta(days=LONGEST_DAYS)
     if one.expires <= latest:
         return []

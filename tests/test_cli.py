@@ -1,13 +1,17 @@
 """The command line: every way in which it can end has its exit code."""
 
+import contextlib
 import json
 import os
+import pty
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import click
 import pytest
 from support.project import CNN, WIDE_RANGE, Project
 
@@ -34,8 +38,8 @@ def run(project: Project, *arguments: str, candidate: Path = CNN) -> int:
 def test_the_commands_of_the_table_exist() -> None:
     assert set(cli.commands) == {
         "audit", "check", "comment", "compare", "data", "demo", "diagnose", "evidence",
-        "history", "init", "judge", "plan", "policy", "promote", "rebase", "recipes", "recover",
-        "replay", "report", "rollback", "run", "schema", "tasks", "watch", "workflow",
+        "explain", "history", "init", "judge", "plan", "policy", "promote", "rebase", "recipes",
+        "recover", "replay", "report", "rollback", "run", "schema", "tasks", "watch", "workflow",
     }  # fmt: skip
 
 
@@ -89,6 +93,247 @@ def test_one_candidate_is_judged_by_several_policies_of_one_name(project: Projec
     assert exit_code_of(["run", *policies, *options]) == 0
     stem = project.policy.stem
     assert {file.parent.name for file in Path("out").glob("*/record.json")} == {stem, f"{stem}-2"}
+
+
+def test_an_error_ends_with_the_place_of_its_page(
+    project: Project, capsys: pytest.CaptureFixture[str]
+) -> None:
+    project.change("held_out", lambda columns: columns.update(target=columns["target"] + 90))
+    assert run(project, "--tracker", "none") == 4
+    lines = capsys.readouterr().err.splitlines()
+    assert sum(line.startswith("gate: more:") for line in lines) == 1
+    assert lines[-1] == "gate: more: gate explain G104"
+    assert lines[-2].startswith("gate: ")
+    assert exit_code_of(["run", "no-such.yaml", "--tracker", "none"]) == 2
+    assert capsys.readouterr().err.splitlines()[-1] == "gate: more: gate explain G102"
+    assert exit_code_of(["report", "no-such-record"]) == 2
+    assert capsys.readouterr().err.splitlines()[-1] == "gate: more: gate explain G101"
+    assert exit_code_of(["run", "x.yaml", "--stage", "production"]) == 2
+    assert capsys.readouterr().err.splitlines()[-1] == "gate: more: gate explain G101"
+
+
+def test_a_defect_has_a_page_too(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken(*_: Any, **__: Any) -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(cli, "main", broken)
+    assert exit_code_of(["recipes"]) == 4
+    assert capsys.readouterr().err.splitlines()[-1] == "gate: more: gate explain G199"
+
+
+def test_notes_of_an_error_are_told_by_every_command(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refused(*_: Any, **__: Any) -> None:
+        error = TrackerError("the server went away")
+        error.add_note("it had been there at noon")
+        raise error
+
+    monkeypatch.setattr(cli, "main", refused)
+    assert exit_code_of(["recipes"]) == 4
+    assert capsys.readouterr().err.splitlines() == [
+        "gate: the server went away",
+        "it had been there at noon",
+        "gate: more: gate explain G112",
+    ]
+
+
+# ── --quiet ───────────────────────────────────────────────────────────────────────────────
+
+
+def every_command(group: click.Group = cli, *above: str) -> Iterator[tuple[str, ...]]:
+    for name, command in group.commands.items():
+        yield (*above, name)
+        if isinstance(command, click.Group):
+            yield from every_command(command, *above, name)
+
+
+@pytest.mark.parametrize("command", [(), *every_command()], ids=" ".join)
+def test_every_command_can_be_quiet(
+    command: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert exit_code_of([*command, "--help"]) == 0
+    assert "-q, --quiet" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("before", [True, False])
+def test_quiet_leaves_the_report_and_the_exit_code(
+    project: Project, capsys: pytest.CaptureFixture[str], before: bool
+) -> None:
+    options = [str(project.policy), "--candidate", str(CNN), "--tracker", "none"]
+    command = ["-q", "run", *options] if before else ["run", *options, "--quiet"]
+    assert exit_code_of(command) == 0
+    shown = capsys.readouterr()
+    assert shown.err == ""
+    assert shown.out.startswith("PASS  digits-cnn")
+    assert exit_code_of(["run", *options]) == 0  # and is forgotten with the command
+    assert "gate: record in" in capsys.readouterr().err
+
+
+def test_quiet_never_hides_an_error(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
+    project.policy.write_text("version: 2")
+    for command in (["run", str(project.policy), "-q"], ["check", str(project.policy), "-q"]):
+        assert exit_code_of(command) == 2
+        lines = capsys.readouterr().err.splitlines()
+        assert any("policy.yaml:1:" in line for line in lines)
+        assert lines[-1] == "gate: more: gate explain G102"
+
+
+# ── --format json ─────────────────────────────────────────────────────────────────────────
+
+
+def printed_json(capsys: pytest.CaptureFixture[str], *arguments: str, code: int = 0) -> Any:
+    assert exit_code_of(arguments) == code
+    shown = capsys.readouterr()
+    assert shown.err == ""
+    return json.loads(shown.out)
+
+
+def test_check_tells_scripts(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
+    bad = project.folder / "bad.yaml"
+    bad.write_text("version: 2\nmodle: x\n")
+    check = ["check", str(project.policy), str(bad), "--format", "json"]
+    told = printed_json(capsys, *check, code=2)
+    good, wrong = told["policies"]
+    assert told["exit_code"] == 2
+    assert good["ok"]
+    assert (good["model"], good["budgets"]) == ("digits-cnn", ["accuracy.max_drop"])
+    assert (wrong["ok"], wrong["code"], wrong["exit_code"]) == (False, "G102", 2)
+    assert len(wrong["problems"]) > 1
+    assert all(problem.startswith(str(bad)) for problem in wrong["problems"])
+
+
+def test_plan_tells_scripts(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
+    plan = ["plan", str(project.policy), "--tracker", "none", "--format", "json"]
+    told = printed_json(capsys, *plan)
+    assert (told["model"], told["alpha"], told["held_out"]["total"]) == ("digits-cnn", 0.05, 1000)
+    (budget,) = told["budgets"]
+    assert (budget["budget"], budget["limit"], budget["kind"]) == (
+        "accuracy.max_drop",
+        0.01,
+        "drop",
+    )
+    for scenario in budget["scenarios"]:
+        assert list(scenario["needed"]) in ([], ["0.8", "0.9", "0.99"])
+        assert 0 <= scenario["at_hand"]["passes"] <= 1
+    assert any(scenario["needed"] for scenario in budget["scenarios"])
+
+
+def test_what_there_is_is_told_to_scripts(capsys: pytest.CaptureFixture[str]) -> None:
+    recipes = printed_json(capsys, "recipes", "--format", "json")
+    assert {one["name"] for one in recipes["recipes"]} >= {"static", "dynamic"}
+    assert {one["name"] for one in recipes["targets"]} >= {"x86", "arm64"}
+    (dynamic,) = printed_json(capsys, "recipes", "dynamic", "--format", "json")["recipes"]
+    assert dynamic["scheme"] == "dynamic"
+    every = printed_json(capsys, "tasks", "--format", "json")["tasks"]
+    one = printed_json(capsys, "tasks", "classification", "--format", "json")
+    assert one in every
+    assert one["metrics"]["accuracy"]["higher_is_better"] is True
+
+
+def test_promote_tells_scripts(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(project, "--stage", "release", "--out", "out") == 0
+    capsys.readouterr()
+    asked = ["promote", "out", "--format", "json"]
+    told = printed_json(capsys, *asked, "--dry-run", "--by", "ann")
+    assert (told["outcome"], told["move"]["who"], told["exit_code"]) == ("would move", "ann", 0)
+    assert all(check["reasons"] == [] for check in told["checks"])
+    assert printed_json(capsys, *asked)["outcome"] == "moved"
+    assert run(project, "--out", "pr", "--tracker", "none") == 0
+    capsys.readouterr()
+    refused = printed_json(capsys, "promote", "pr", "--format", "json", code=4)
+    assert (refused["outcome"], refused["exit_code"], refused["move"]) == ("refused", 4, None)
+    assert any(check["reasons"] for check in refused["checks"])
+
+
+def test_a_recipe_is_told_whole(capsys: pytest.CaptureFixture[str]) -> None:
+    assert exit_code_of(["recipes", "dynamic"]) == 0
+    assert '  scheme: "dynamic"\n' in capsys.readouterr().out
+    assert exit_code_of(["recipes", "dynamik"]) == 2
+    assert "did you mean 'dynamic'" in capsys.readouterr().err
+
+
+# ── a terminal that wants no colours ──────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("setting", "coloured"), [({}, True), ({"NO_COLOR": "1"}, False), ({"TERM": "dumb"}, False)]
+)
+def test_colours_are_for_terminals_that_want_them(
+    record: Path, setting: dict[str, str], coloured: bool
+) -> None:
+    ours, theirs = pty.openpty()
+    command = [sys.executable, "-m", "gate", "report", str(record)]
+    kept = {name: value for name, value in os.environ.items() if not name.endswith("_COLOR")}
+    environment = kept | {"TERM": "xterm-256color"} | setting
+    with subprocess.Popen(command, stdout=theirs, env=environment) as process:
+        os.close(theirs)
+        shown = b""
+        with contextlib.suppress(OSError):  # the end, where a terminal has gone
+            while part := os.read(ours, 10_000):
+                shown += part
+    os.close(ours)
+    assert process.returncode == 0
+    assert b"PASS" in shown
+    assert (b"\x1b[1;32mPASS" in shown) == coloured  # bold and green
+    assert (b"\x1b" in shown) == (setting.get("TERM") != "dumb")
+
+
+# ── completion ────────────────────────────────────────────────────────────────────────────
+
+
+def completed(line: str, **setting: str) -> list[str]:
+    """What bash is offered for the last word of `line`."""
+    words = line.split(" ")
+    environment = {"COMP_WORDS": line, "COMP_CWORD": str(len(words) - 1)}
+    done = subprocess.run(
+        [sys.executable, "-m", "gate"],
+        env=os.environ | environment | {"_GATE_COMPLETE": "bash_complete"} | setting,
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout.splitlines()
+
+
+@pytest.mark.parametrize(
+    ("line", "offered"),
+    [
+        ("gate expl", ["plain,explain"]),
+        ("gate recipes dyn", ["plain,dynamic"]),
+        ("gate tasks text_c", ["plain,text_classification"]),
+        ("gate explain G11", ["plain,G110", "plain,G111", "plain,G112"]),
+        ("gate run p", ["plain,project/policy.yaml"]),
+        ("gate judge out --policy ./", ["plain,./project/policy.yaml"]),
+        ("gate run project/policy.yaml --format j", ["plain,json", "plain,junit"]),
+        ("gate history d", ["plain,digits-cnn"]),
+        ("gate run --candidate cnn", ["file,cnn"]),
+        ("gate run --stage r", ["plain,release"]),
+    ],
+)
+def test_a_shell_can_complete_words(project: Project, line: str, offered: list[str]) -> None:
+    assert completed(line, MLFLOW_TRACKING_URI="http://127.0.0.1:9") == offered
+
+
+def test_a_shell_gets_a_script_that_bash_accepts(project: Project) -> None:
+    done = subprocess.run(
+        ["bash", "-c", f'eval "$({sys.executable} -m gate)" && complete -p gate'],
+        env=os.environ | {"_GATE_COMPLETE": "bash_source"},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0
+    assert "gate" in done.stdout
+
+
+def test_completion_is_no_way_around_a_command(
+    project: Project, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("_GATE_COMPLETE", "bash_source")
+    assert run(project, "--tracker", "none") == 4
+
+
+# ── how runs end ──────────────────────────────────────────────────────────────────────────
 
 
 def test_ctrl_c_exits_130(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -46,6 +46,12 @@ def judged(project: Project, candidate: Path = WIDE_RANGE, **options: Any) -> Ga
     return gate.run_gate(project.policy, candidate, tracker="none", threads=1, **options).record
 
 
+def test_a_named_file_is_there(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["--candidate", str(CNN), "--tracker", "none", "--waivers", "typo.yaml"]
+    assert exit_code_of(["run", str(project.policy), *options]) == 2
+    assert "--waivers typo.yaml is no file" in capsys.readouterr().err
+
+
 # ── what they let through ─────────────────────────────────────────────────────────────────
 
 
@@ -187,6 +193,8 @@ def test_a_file_is_read_strictly(project: Project, text: str, said: str) -> None
         ({"budget": "acuracy.max_drop"}, "unknown budget 'acuracy.max_drop'; did you mean"),
         ({"reason": ""}, "waivers[0].reason is empty"),
         ({"who": ""}, "waivers[0].who is empty"),
+        ({"reason": " \t"}, "waivers[0].reason is empty"),
+        ({"who": " "}, "waivers[0].who is empty"),
         ({"expires": 20261231}, "write a date as 2026-12-31, not 20261231"),
         ({"expires": "soon"}, "waivers[0].expires: "),
         ({"expires": str(TODAY + timedelta(days=91))}, "90 days at the most"),

@@ -217,10 +217,15 @@ class Repository:
         return set(found)
 
     def gone(self, commit: str) -> list[PurePosixPath]:
-        """Files of a commit that are not in the working tree."""
-        told = ["--name-only", "-z", "--no-renames", "--no-relative", "--no-ext-diff",
-                "--ignore-submodules=dirty", "--diff-filter=D", commit, "--"]  # fmt: skip
-        return _names(_must(self.root, "diff", *told))
+        """Files of a commit that are none in the working tree.
+
+        One that became a link to nowhere, a link to a folder, or a submodule is gone, too.
+        """
+        told = ["-z", "--no-renames", "--no-relative", "--no-ext-diff",
+                "--ignore-submodules=dirty", commit, "--"]  # fmt: skip
+        found = _names(_must(self.root, "diff", "--name-only", "--diff-filter=D", *told))
+        other = _names(_must(self.root, "diff", "--name-only", "--diff-filter=T", *told))
+        return found + [place for place in other if not (self.root / place).is_file()]
 
     def renamed_from(
         self, commit: str, place: PurePosixPath, gone: list[PurePosixPath]

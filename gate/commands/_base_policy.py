@@ -16,7 +16,7 @@ from gate.commands._policy_effects import build_changes, differences, moved
 from gate.errors import Mark, PolicyError, UsageError
 from gate.policy import JudgedFrom
 from gate.policy_file import LoadedPolicy, digest, load_policy
-from gate.strict_yaml import MAX_BYTES, Document, Node, parse
+from gate.strict_yaml import MAX_BYTES, Document, Node, load, parse
 from gate.wording import few, plain
 
 _YAML = (".yaml", ".yml")
@@ -263,7 +263,7 @@ def waivers_of(loaded: LoadedPolicy, named: Path | None, today: date) -> str:
     clone = repository(loaded.file)
     former = clone.root / told.policy if told.policy else loaded.file
     if named is not None and clone.place(named) is None:
-        return named.read_text(encoding="utf-8")
+        return _of_the_job(clone, named)
     place = _demand_place(clone, waivers.beside(former, named))
     entry = clone.find(told.commit, place)
     if entry is None or not entry.is_file:
@@ -272,6 +272,17 @@ def waivers_of(loaded: LoadedPolicy, named: Path | None, today: date) -> str:
     text = _text(clone, entry, shown)
     waivers.of_document(parse(text, shown), loaded.policy, today)
     return text
+
+
+def _of_the_job(clone: Repository, named: Path) -> str:
+    """The text of a file of waivers that no change reaches."""
+    if Path(os.path.realpath(named)).is_relative_to(os.path.realpath(clone.root)):
+        raise UsageError(
+            f"--waivers {plain(named)} leads into the repository {plain(clone.root)} by another "
+            "way, and a change could exchange it: name the file as it lies in the repository"
+        )
+    load(named)  # tells what is wrong with its bytes
+    return named.read_text(encoding="utf-8")
 
 
 def demand_plugins(files: Sequence[Path], policies: Sequence[str], rev: str) -> None:

@@ -2,21 +2,26 @@
 
 import glob
 import os
+import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 
-from gate import artifact, remote
+from gate import artifact, data, remote
 from gate.commands._base_git import Repository, repository
-from gate.errors import Mark, UsageError
+from gate.errors import GateError, Mark, UsageError
+from gate.pictures import Files
 from gate.policy import MODEL_URIS
 from gate.policy_file import LoadedPolicy, load_policy
+from gate.sources import DataSource
 from gate.strict_yaml import Document, load
 from gate.waivers import FILE as WAIVERS
 from gate.waivers import beside
 from gate.wording import plain
 
+_NAME_PICTURES = ("coco", "json", "jsonl")
+"""Formats, and endings of their files, that hold pictures by their names."""
 _POINTER = ".dvc"
 """Beside data that another program fetches: its change is the data's."""
 
@@ -159,10 +164,10 @@ def _looked(
     watched.add(Path(name), "the policy")
     try:
         loaded = load_policy(Path(name), read=_Reader(watched))
-    except UsageError as error:
+        _add_named(loaded, watched)
+    except GateError as error:
         why = (f"it cannot be read: {str(error).partition(chr(10))[0]}",)
         return Looked(name, why, tuple(map(str, watched.places)))
-    _add_named(loaded, watched)
     for path in besides:
         watched.add(path, "a file of the command line")
     because = [str(change) for change in sorted(changes) if _concerns(change, watched)]
@@ -193,6 +198,8 @@ def _add_named(loaded: LoadedPolicy, watched: _Watched) -> None:
     for name, source in sources.items():
         for text in (source.path, source.images) if source else ():
             _add(loaded, watched, text, name)
+        if source is not None and source.images is None:
+            _add_pictures(loaded, watched, name, source)
     if build.candidate is not None and not build.candidate.startswith(MODEL_URIS):
         _add(loaded, watched, build.candidate, "candidate")
         _add(loaded, watched, str(artifact.weights_of(Path(build.candidate))), "weights")
@@ -214,6 +221,19 @@ def _add(loaded: LoadedPolicy, watched: _Watched, text: str | None, what: str) -
         watched.unseen.append(f"{what} ({text}) is behind a URI: a change shows by its pin alone")
         return
     watched.add(loaded.resolve(text), what)
+
+
+def _add_pictures(loaded: LoadedPolicy, watched: _Watched, name: str, source: DataSource) -> None:
+    """The folders of the pictures that a file names, which are data, too."""
+    kind = source.format or Path(source.path).suffix.removeprefix(".")
+    named = kind in _NAME_PICTURES and not remote.is_uri(source.path)
+    if not named or not loaded.resolve(source.path).is_file():
+        return
+    with tempfile.TemporaryDirectory(prefix="gate-") as scratch:
+        columns = data.read(name, source, loaded.base, Path(scratch)).values()
+    folders = {path.parent for one in columns if isinstance(one, Files) for path in one.paths}
+    for folder in sorted(folders):
+        watched.add(folder, f"pictures of {name}")
 
 
 def _files_of(loaded: LoadedPolicy) -> Iterator[str]:

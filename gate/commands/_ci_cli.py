@@ -47,6 +47,7 @@ def matrix(policies: tuple[str, ...], changed_since: str | None) -> int:
     """Print the matrix of a workflow's jobs, as JSON on one line."""
     import os
 
+    from gate.commands._told import say
     from gate.commands.workflow import matrix as planned
 
     text, notes = planned(policies, changed_since)
@@ -55,7 +56,7 @@ def matrix(policies: tuple[str, ...], changed_since: str | None) -> int:
         told = (
             f"::warning title=gate::{note.replace('%', '%25')}" if in_actions else f"gate: {note}"
         )
-        click.echo(told, err=True)
+        say(told)
     click.echo(text)
     return 0
 
@@ -65,7 +66,8 @@ def matrix(policies: tuple[str, ...], changed_since: str | None) -> int:
 @click.option("--out", type=_PATH, required=True, help="New folder.")
 def unpack(archives: tuple[Path, ...], out: Path) -> int:
     """Take the records out of artifacts that a workflow on a fork's change has left."""
+    from gate.commands._told import say
     from gate.commands.workflow import unpack as take_out
 
-    click.echo(take_out(archives, out), err=True)
+    say(take_out(archives, out))
     return 0

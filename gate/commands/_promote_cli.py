@@ -34,18 +34,24 @@ def _moving(command: Callable[..., Any]) -> Callable[..., Any]:
     help="Days for which a verdict counts.",
 )
 @click.option("--waived", is_flag=True, help="Also where a budget was waived.")
+@click.option(
+    "--format", "format_", type=click.Choice(["text", "json"]), default="text", show_default=True
+)
 @_moving
-def promote(record: Path, tracker: str, dry_run: bool, **options: Any) -> int:
+def promote(record: Path, tracker: str, dry_run: bool, format_: str, **options: Any) -> int:
     """Move the registry's alias to a release, on a PASS that still counts.
 
     RECORD is record.json, or the folder that holds it and its rows. Everything that stands against
     it is told at once.
     """
     from gate import trackers
-    from gate.commands._promote_text import render_promotion
+    from gate.commands._promote_text import promotion_json, render_promotion
     from gate.commands.promote import promote as promote_record
 
     found = promote_record(record, trackers.get(tracker), dry_run=dry_run, **options)
+    if format_ == "json":
+        click.echo(promotion_json(found), nl=False)
+        return found.exit_code
     refused = found.outcome == "refused" and not dry_run
     click.echo(render_promotion(found, checks=dry_run), nl=False, err=refused)
     return found.exit_code

@@ -1,6 +1,8 @@
 """Promotions and rollbacks, for people."""
 
+import json
 from collections.abc import Iterator
+from dataclasses import asdict
 
 from gate.commands.promote import Promotion
 from gate.commands.rollback import Rollback
@@ -23,6 +25,14 @@ def render_promotion(found: Promotion, *, checks: bool = False) -> str:
     lines += _checked(found) if checks else _refused(found)
     lines += [f"  {line}" for line in _outcome(found)]
     return "\n".join(lines) + "\n"
+
+
+def promotion_json(found: Promotion) -> str:
+    """The same for scripts, every check with what stands against it."""
+    told = asdict(found) | {"exit_code": found.exit_code}
+    if found.move is not None:
+        told["move"]["when"] = found.move.when.isoformat()
+    return json.dumps(told, indent=2, ensure_ascii=False) + "\n"
 
 
 def _subject(found: Promotion) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 
 import click
 
+from gate.commands._told import is_quiet
 from gate.commands._watch_state import utc
 from gate.wording import plain
 
@@ -35,7 +36,8 @@ class Beating:
 
     def step(self, name: str, total: int | None = None) -> None:
         """Say that a step begins."""
-        self._say(f"{name} {total} examples" if total else name)
+        if not is_quiet():
+            self._say(f"{name} {total} examples" if total else name)
         self._live()
 
     def advance(self, examples: int) -> None:  # noqa: ARG002  (of the protocol)

@@ -1,9 +1,11 @@
 """`gate check`: validate policies, running nothing."""
 
-from collections.abc import Sequence
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from gate.errors import EXIT_PASS, GateError, PolicyError, worst
 from gate.judgeable import unsupported
@@ -20,6 +22,21 @@ class Line(NamedTuple):
     """Whether it tells what is wrong."""
 
 
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """What came of one policy: it is good, or there is an error."""
+
+    file: Path
+    good: tuple[LoadedPolicy, InForce] | None = None
+    """With its waivers."""
+    error: GateError | None = None
+
+    @property
+    def exit_code(self) -> int:
+        """0, or the error's."""
+        return EXIT_PASS if self.error is None else self.error.exit_code
+
+
 def check(paths: Sequence[Path]) -> tuple[list[Line], int]:
     """Validate every policy, whatever the others came to.
 
@@ -27,19 +44,68 @@ def check(paths: Sequence[Path]) -> tuple[list[Line], int]:
         Lines in the order of `paths`: one for a good policy, one a finding for a bad one; and
         the worst exit code.
     """
-    results = [_check(path) for path in paths]
-    return [line for lines, _ in results for line in lines], worst(code for _, code in results)
+    found = checked(paths)
+    return list(lines(found)), worst(one.exit_code for one in found)
 
 
-def _check(path: Path) -> tuple[list[Line], int]:
+def checked(paths: Sequence[Path]) -> list[Checked]:
+    """What came of every policy, in the order of `paths`."""
+    return [_check(path) for path in paths]
+
+
+def _check(path: Path) -> Checked:
     try:
         loaded = load_policy(path)
         preflight(loaded, unsupported=unsupported)
         held = load_waivers(beside(path), loaded.policy, datetime.now(UTC).date())
     except GateError as error:
-        text = str(error) if isinstance(error, PolicyError) else f"{path}: {error}"
-        return [Line(line, bad=True) for line in text.splitlines()], error.exit_code
-    return [Line(_summary(loaded, held), bad=False)], EXIT_PASS
+        return Checked(path, error=error)
+    return Checked(path, good=(loaded, held))
+
+
+# ── how it is told ────────────────────────────────────────────────────────────────────────
+
+
+def lines(found: Sequence[Checked]) -> Iterator[Line]:
+    """For people: one line for a good policy, one a problem for a bad one."""
+    for one in found:
+        yield from (Line(problem, bad=True) for problem in _problems(one))
+        if one.good is not None:
+            yield Line(_summary(*one.good), bad=False)
+
+
+def as_json(found: Sequence[Checked]) -> str:
+    """For scripts."""
+    told = {
+        "policies": [_fields(one) for one in found],
+        "exit_code": worst(one.exit_code for one in found),
+    }
+    return json.dumps(told, indent=2, ensure_ascii=False) + "\n"
+
+
+def _problems(one: Checked) -> list[str]:
+    if one.error is None:
+        return []
+    told = str(one.error)
+    return (told if isinstance(one.error, PolicyError) else f"{one.file}: {told}").splitlines()
+
+
+def _fields(one: Checked) -> dict[str, Any]:
+    told: dict[str, Any] = {"file": str(one.file), "ok": one.error is None}
+    if one.error is not None:
+        code = one.error.code
+        return told | {"exit_code": one.exit_code, "code": code, "problems": _problems(one)}
+    assert one.good is not None
+    loaded, held = one.good
+    return told | {
+        "model": loaded.policy.model,
+        "task": loaded.policy.task,
+        "budgets": [budget.id for budget in loaded.policy.judge.budgets],
+        "recipe": loaded.policy.build.recipe.name,
+        "sha256": loaded.sha256,
+        "waived": [waiver.budget for waiver in held.waivers],
+        "expired": [waiver.budget for waiver in held.expired],
+    }
 
 
 def _summary(loaded: LoadedPolicy, held: InForce) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from gate import story, wording
+from gate import facts, story, wording
 from gate.commands.report import load_record
 from gate.errors import EXIT_ERROR, GateError, RecordError, UsageError, worst
 from gate.markup import markdown as escape
@@ -86,7 +86,27 @@ def _files(place: Path) -> Iterator[Path]:
 def _read(file: Path) -> GateRecord:
     if file.stat().st_size > _LARGEST:
         raise RecordError(f"{file} has {file.stat().st_size:,} bytes: no gate writes such a record")
-    return load_record(file)
+    record = load_record(file)
+    _demand_one_story(record)
+    return record
+
+
+def _demand_one_story(record: GateRecord) -> None:
+    """Whether a verdict follows from its findings; numbers that were all made up nobody can tell.
+
+    Raises:
+        RecordError: it lets through what they block.
+    """
+    verdict = record.verdict
+    blocked = any(one.blocking or one.outcome == "fail" for one in verdict.findings)
+    waived = any(one.outcome == "waived" for one in verdict.findings)
+    if verdict.outcome in ("pass", "waived") and (
+        blocked or waived != (verdict.outcome == "waived")
+    ):
+        raise RecordError(
+            f"record {record.id} says {verdict.outcome.upper()}, and its own findings do not: it "
+            "was changed after it was written. Run the gate again"
+        )
 
 
 def _badness(record: GateRecord) -> tuple[int, str, str]:
@@ -173,14 +193,17 @@ def _trend(record: GateRecord) -> str:
     known = [value for value in values if value is not None]
     if len(known) < 2:  # noqa: PLR2004
         return wording.NOTHING
-    low, high = min(known), max(known)
-    span = (high - low) or 1.0
-    marks = [_SPARKS[round((value - low) / span * (len(_SPARKS) - 1))] for value in known]
+    scale = max(map(abs, known)) or 1.0  # a stranger's numbers may be too far apart to subtract
+    shares = [value / scale for value in known]
+    low, span = min(shares), (max(shares) - min(shares)) or 1.0
+    marks = [_SPARKS[round((share - low) / span * (len(_SPARKS) - 1))] for share in shares]
     return f"{''.join(marks)} {known[-1]:.4g}"
 
 
 def _is_open(record: GateRecord) -> bool:
-    return record.verdict.outcome != "pass"
+    """Whether there is more to say than one row: also where a change would loosen its own gate."""
+    held = record.judged_from
+    return record.verdict.outcome != "pass" or (held is not None and bool(held.looser))
 
 
 def _details(record: GateRecord) -> str:
@@ -191,6 +214,10 @@ def _details(record: GateRecord) -> str:
         lines.append(f"- and {len(blockers) - _BLOCKERS} more, in the report")
     if not blockers:
         lines.append(escape(plain(story.summary(record), 600)))
+    told = facts.notices(record)
+    lines += ["", *(f"- {escape(plain(notice, 300))}" for notice in told[:_BLOCKERS])]
+    if len(told) > _BLOCKERS:
+        lines.append(f"- and {len(told) - _BLOCKERS} more, in the report")
     lines += ["", escape(plain(story.since(record), 600))]
     body = "\n".join(lines)
     return f"<details><summary>{title}</summary>\n\n{body}\n\n</details>\n"

@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from gate import examples, story, wording
+from gate.commands._told import say
 from gate.commands.report import load_record
 from gate.errors import EXIT_ERROR, EXIT_FAIL, EXIT_INCONCLUSIVE, EXIT_PASS, UsageError
 from gate.examples import digits, languages, scenes
@@ -168,10 +169,10 @@ def _demand_trainers(families: Sequence[Family]) -> None:
 
 def _train(family: Family, models: Path) -> None:
     """The bundled models, trained again on what the bundled data leave over."""
-    click.echo(f"training the model of {family.key} …", err=True)
+    say(f"training the model of {family.key} …")
     began = time.monotonic()
     import_module(f"{family.package.__name__}.train").write_models(models)
-    click.echo(f"trained and exported in {time.monotonic() - began:.0f} s", err=True)
+    say(f"trained and exported in {time.monotonic() - began:.0f} s")
 
 
 # ── every kind of model ───────────────────────────────────────────────────────────────────

@@ -10,15 +10,15 @@ import numpy as np
 from pydantic import ValidationError
 
 from gate import formats, remote, tasks, trackers
-from gate.commands import _plan_html, _plan_text
-from gate.commands._plan_pages import History, Page, Setting, page
+from gate.commands import _plan_html, _plan_json, _plan_text
+from gate.commands._plan_pages import History, Setting, page
 from gate.commands._plan_past import asks, between_releases
 from gate.data import read
 from gate.errors import DataError, UsageError
 from gate.evidence import number
 from gate.judgeable import is_clustered, unsupported
 from gate.metrics import MODEL_METRICS
-from gate.planning import Kind, Question, Slice, Spread, plan_budgets
+from gate.planning import Kind, Plan, Question, Slice, Spread, plan_budgets
 from gate.policy import Budget, Policy, slice_label
 from gate.policy_file import LoadedPolicy, load_policy
 from gate.preflight import preflight
@@ -60,13 +60,14 @@ class _Data:
     """Whether examples share units."""
 
 
-def plan(policy: str, *, tracker: str, html: Path | None) -> str:
-    """The plan of a policy as text; with `html` also written as one page.
+def plan(policy: str, *, tracker: str, html: Path | None, format_: str = "text") -> str:
+    """The plan of a policy as text or JSON; with `html` also written as one page.
 
     Args:
         policy: the policy's file.
         tracker: key of the tracker that earlier runs of the model are taken from.
         html: file to write.
+        format_: text or json.
 
     Raises:
         PolicyError: the policy is wrong.
@@ -77,13 +78,14 @@ def plan(policy: str, *, tracker: str, html: Path | None) -> str:
     """
     loaded = load_policy(policy)
     preflight(loaded, unsupported=unsupported, needs_candidate=False, needs_data=_is_there(loaded))
-    told = _page(loaded, trackers.get(tracker))
+    answers, setting = _answers(loaded, trackers.get(tracker))
+    told = page(answers, setting)
     if html is not None:
         _write(html, _plan_html.render(told))
-    return _plan_text.render(told)
+    return _plan_json.render(answers, setting) if format_ == "json" else _plan_text.render(told)
 
 
-def _page(loaded: LoadedPolicy, tracker: Tracker) -> Page:
+def _answers(loaded: LoadedPolicy, tracker: Tracker) -> tuple[Plan, Setting]:
     policy = loaded.policy
     path = remote.local(policy.judge.held_out.path, loaded.base)
     data = _read(policy, path, loaded.base) if path.exists() else None
@@ -108,7 +110,7 @@ def _page(loaded: LoadedPolicy, tracker: Tracker) -> Page:
         clustered=data is not None and data.clustered,
         history=History(tuple(run.when for run, _ in runs), tracker.where()),
     )
-    return page(answers, setting)
+    return answers, setting
 
 
 def _alpha(policy: Policy, tracker: Tracker) -> tuple[float, str]:

@@ -192,6 +192,25 @@ def show(records: Sequence[GateRecord], formats: Sequence[str], problems: Proble
         github.publish(records, os.environ, problems)
 
 
+def embed(record: GateRecord, format: str, data: Path | None) -> str:  # noqa: A002
+    """The HTML report with what changed examples look like.
+
+    Args:
+        record: the record.
+        format: html: no other shows pictures.
+        data: the held-out data, where they have moved.
+
+    Raises:
+        UsageError: another format, or the data are not there or not the record's.
+    """
+    from gate.commands._embed import examples
+    from gate.reporters import html
+
+    if format != html.REPORTER.key:
+        raise UsageError(f"--embed-examples goes with --format html, not {format}")
+    return html.REPORTER.render_with(record, examples(record, data))
+
+
 def _show_text(records: Sequence[GateRecord], problems: Problems) -> None:
     from gate.reporters import text
 

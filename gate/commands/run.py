@@ -1,16 +1,14 @@
 """`gate run`: the stage itself, for one policy or several."""
 
-import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import click
-
 from gate import facts
 from gate.commands._base_policy import held_to_base, shaken_off
 from gate.commands._changed import Looked, expanded, looked_at
+from gate.commands._told import say, tell
 from gate.commands.progress import progress
 from gate.commands.report import demand_place, show
 from gate.errors import EXIT_PASS, GateError, UsageError, worst
@@ -66,11 +64,11 @@ def run_policies(
                 policy, judge_from, candidate=candidate, stage=stage, out=folder, **options
             )
         except GateError as error:
-            _tell(error)
+            tell(error)
             problems.append((policy, error))
             continue
         records.append(finished.record)
-        click.echo(f"gate: record in {finished.folder}", err=True)
+        say(f"gate: record in {finished.folder}")
     if judge_from is not None:
         problems += _taken_away(shaken_off(asked, expanded(asked), judge_from), judge_from)
     if not records and not problems:
@@ -89,14 +87,17 @@ def _names(policies: Sequence[str]) -> Iterator[str]:
 
 
 def _run(policy: str, judge_from: str | None, **options: Any) -> Finished:
+    named = options.get("waivers")
+    if named is not None and judge_from is None and not named.is_file():
+        raise UsageError(f"--waivers {plain(named)} is no file: correct the path, or leave it out")
     if judge_from is None:
         with progress(Path(policy).stem) as shown:
             return run_gate(policy, progress=shown, **options)
-    named = options.pop("waivers", None)
+    options.pop("waivers", None)
     with held_to_base(Path(policy), judge_from, named) as (loaded, waivers):
         assert loaded.judged_from is not None
         for line in facts.held_to(loaded.judged_from):
-            click.echo(f"gate: {plain(policy)}: {line}", err=True)
+            say(f"gate: {plain(policy)}: {line}")
         with progress(Path(policy).stem) as shown:
             return run_gate(loaded, progress=shown, waivers=waivers, **options)
 
@@ -109,7 +110,7 @@ def _taken_away(gone: Sequence[str], rev: str) -> list[tuple[str, GateError]]:
             f"{plain(policy)} is at {plain(rev)} and not here: a change does not take its own gate "
             "away. Restore it, rebase on what has it, or let its owners merge its removal"
         )
-        _tell(error)
+        tell(error)
         found.append((policy, error))
     return found
 
@@ -130,12 +131,12 @@ def _concerned(policies: Sequence[str], rev: str, besides: Sequence[Path]) -> li
     """The policies that a change since `rev` concerns; what was looked at is told."""
     found = looked_at(policies, rev, besides=besides)
     for looked in found:
-        click.echo(f"gate: {plain(looked.policy)}: {_told(looked, rev)}", err=True)
+        say(f"gate: {plain(looked.policy)}: {_told(looked, rev)}")
         for unseen in looked.unseen:
-            click.echo(f"gate: {plain(looked.policy)}: not looked at: {plain(unseen)}", err=True)
+            say(f"gate: {plain(looked.policy)}: not looked at: {plain(unseen)}")
     concerned = [looked.policy for looked in found if looked.because]
     if not concerned:
-        click.echo(f"gate: nothing to gate since {plain(rev)}", err=True)
+        say(f"gate: nothing to gate since {plain(rev)}")
     return concerned
 
 
@@ -144,10 +145,3 @@ def _told(looked: Looked, rev: str) -> str:
         names = listing((plain(name) for name in looked.because), _NAMED)
         return f"changed since {plain(rev)}: {names}"
     return f"the same as at {plain(rev)}: {', '.join(plain(name) for name in looked.files)}"
-
-
-def _tell(error: GateError) -> None:
-    sys.stdout.flush()
-    notes = getattr(error, "__notes__", [])
-    for line in (f"gate: {error}", *notes):
-        click.echo(line, err=True)

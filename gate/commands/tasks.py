@@ -1,5 +1,9 @@
 """`gate tasks`: what models can be judged for, and by which metrics."""
 
+import json
+from dataclasses import asdict
+from typing import Any
+
 import click
 
 from gate import decoding, tasks
@@ -17,6 +21,30 @@ def print_tasks(key: str | None) -> int:
     else:
         _print_one(key)
     return 0
+
+
+def as_json(key: str | None) -> str:
+    """Every task, or one, for scripts.
+
+    Raises:
+        UsageError: there is no such task.
+    """
+    if key is not None:
+        told = _fields(key)
+    else:
+        told = {"tasks": [_fields(name) for name in sorted(tasks.names())]}
+    return json.dumps(told, indent=2, ensure_ascii=False) + "\n"
+
+
+def _fields(key: str) -> dict[str, Any]:
+    task = tasks.get(key)
+    return {
+        "task": key,
+        "unit": task.unit,
+        "decoders": [*decoding.names(key)],
+        "metrics": {name: asdict(traits) for name, traits in task.known.items()},
+        "metrics_of_every_model": [*MODEL_METRICS],
+    }
 
 
 def _print_all() -> None:

@@ -10,7 +10,7 @@ from gate.wording import plain, whole
 
 LONGEST = 1000
 """Characters of any text from outside; what is longer loses its middle."""
-_VOID = frozenset({"meta", "br"})
+_VOID = frozenset({"meta", "br", "img"})
 _NAME = re.compile(r"_(?=.)")
 
 

@@ -2,8 +2,9 @@
 
 import base64
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
+from gate.exhibits import Seen
 from gate.records import GateRecord
 from gate.reporters import (
     _html_first,
@@ -38,7 +39,11 @@ class HtmlReporter:
 
     def render(self, record: GateRecord) -> str:
         """The whole page, under 2 MB with a thousand slices; what is left out is counted."""
-        parts = [part for part in _sections(record) if part]
+        return self.render_with(record, {})
+
+    def render_with(self, record: GateRecord, examples: Mapping[str, Seen]) -> str:
+        """The page with what changed examples look like, by id: pictures or text of the data."""
+        parts = [part for part in _sections(record, examples) if part]
         body = (
             tag("a", "Skip to the verdict", href="#main", class_="skip"),
             _html_first.banner(record),
@@ -48,7 +53,10 @@ class HtmlReporter:
                               class_="faint")),
         )  # fmt: skip
         page = tag(
-            "html", _head(record), tag("body", *(Html(f"\n{part}") for part in body)), lang="en"
+            "html",
+            _head(record, with_images=bool(examples)),
+            tag("body", *(Html(f"\n{part}") for part in body)),
+            lang="en",
         )
         return f"<!doctype html>\n{page}\n"
 
@@ -56,11 +64,11 @@ class HtmlReporter:
 REPORTER = HtmlReporter()
 
 
-def _sections(record: GateRecord) -> Iterator[Html]:
+def _sections(record: GateRecord, examples: Mapping[str, Seen]) -> Iterator[Html]:
     yield _html_first.first(record)
     yield section("budgets", "Budgets", _html_forest.forest(record), _html_tables.budgets(record))
     yield _html_tables.slices(record)
-    yield _html_flips.flips(record)
+    yield _html_flips.flips(record, examples)
     yield from _html_tables.parts(record)
     yield _html_why.why(record)
     yield _html_plots.plots(record)
@@ -77,11 +85,12 @@ def _nav(parts: list[Html]) -> Html:
     return tag("nav", tag("ul", *links), aria_label="Parts of this report")
 
 
-def _head(record: GateRecord) -> Html:
-    """A page that may load nothing and run nothing; only its own style counts."""
+def _head(record: GateRecord, *, with_images: bool) -> Html:
+    """A page that may load nothing and run nothing; only its own style and images count."""
     digest = base64.b64encode(hashlib.sha256(STYLE.encode()).digest()).decode()
     allowed = (
         f"default-src 'none'; style-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'"
+        + ("; img-src data:" if with_images else "")
     )
     return tag(
         "head",

@@ -9,6 +9,8 @@ from gate.errors import RecordError
 MOST_BYTES = 5_000_000
 """Of a record.json; a record with a thousand slices has less than a tenth of it."""
 _RECORD = "record.json"
+_PACKED = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+"""Others could ask for gigabytes of memory before they give a byte."""
 
 
 def record_of(archive: Path) -> bytes:
@@ -25,6 +27,10 @@ def record_of(archive: Path) -> bytes:
             names = [entry.filename for entry in opened.infolist()]
             if names != [_RECORD]:
                 raise RecordError(f"{archive} holds {len(names)} files, and not {_RECORD} alone")
+            if opened.infolist()[0].compress_type not in _PACKED:
+                raise RecordError(
+                    f"{archive} is not packed as GitHub packs an artifact: deflated, or as it is"
+                )
             with opened.open(_RECORD) as stream:
                 content = stream.read(MOST_BYTES + 1)
     except (OSError, ValueError, RuntimeError, NotImplementedError, EOFError) as error:

@@ -9,14 +9,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from gate.errors import Mark
-from gate.workflows import cover, safety
-from gate.workflows.parts import RUN, Finding, concerns, gating_files, gating_jobs, steps_of
+from gate.workflows import base, cover, parts, safety, shell
+from gate.workflows.parts import Finding, concerns, gating_files, gating_jobs, steps_of
 from gate.workflows.read import Node, Workflow
 
 _ALWAYS = re.compile(r"\s*(\$\{\{)?\s*always\(\)\s*(\}\})?\s*")
-_FORGIVEN = re.compile(
-    r"(?<![\w./-])gate[ \t]+run\b[^\n;]*\|\|[ \t]*(true|:|echo|exit[ \t]+0)(?!\w)"
-)
+_FORGIVEN = re.compile(r"\|\|[ \t]*(true|:|echo|exit[ \t]+0)(?!\w)|(?<!\S)set[ \t]+\+\w*e")
+_SUCCESS = re.compile(r"(?<![\w-])success(?![\w(-])")
 _FILTERED = ("pull_request", "merge_group")
 _FILTERS = ("paths", "paths-ignore")
 
@@ -66,10 +65,20 @@ def _loose(workflow: Workflow, local: set[str]) -> Iterator[Finding]:
     """Ways past the gate in one workflow that runs it."""
     jobs = gating_jobs(workflow, local)
     yield from _triggers(workflow)
+    for step in parts.steps(workflow):
+        if step.job and base.is_blind(workflow, workflow.jobs[step.job], step):
+            at = step.node.at("run") or step.node.at("uses") or step.node
+            yield (
+                at.mark,
+                f"job {step.job} asks what has changed since the change itself, and nothing has; "
+                "write the base's commit, ${{ github.event.pull_request.base.sha }}",
+            )
     for name, job in jobs.items():
         yield from _forgiven(name, job)
+        for step in steps_of(name, job):
+            yield from shell.forgiven(workflow, job, step)
         if {"pull_request", "workflow_call"} & workflow.triggers.keys():
-            yield from _own_judge(name, job)
+            yield from _own_judge(workflow, name, job)
     if any(_needs_verdict(job) for job in jobs.values()):
         yield from _verdict(workflow)
 
@@ -105,31 +114,18 @@ def _forgiven(name: str, job: Node) -> Iterator[Finding]:
                 f"`continue-on-error` lets job {name} pass after a failure; delete it. "
                 "To watch without blocking write `mode: observe` into the policy",
             )
-    for step in steps_of(name, job):
-        run = step.node.at("run")
-        if run is not None and _FORGIVEN.search(step.script):
-            yield (
-                run.mark,
-                f"job {name} drops the exit code of `gate run`; delete what follows `||`",
-            )
 
 
-def _own_judge(name: str, job: Node) -> Iterator[Finding]:
+def _own_judge(workflow: Workflow, name: str, job: Node) -> Iterator[Finding]:
     """A change that is judged by its own policy can loosen it."""
     for step in steps_of(name, job):
-        if not step.gates:
-            continue
-        told = (
-            "--judge-from" in step.script
-            if RUN.search(step.script)
-            else bool(step.node.word("with", "judge-from"))
-        )
-        if not told:
+        if step.gates and base.is_own(workflow, job, step):
             at = step.node.at("run") or step.node.at("uses") or step.node
             yield (
                 at.mark,
                 f"job {name} judges a pull request by the pull request's own policy; write "
-                "`--judge-from` (in the action, `judge-from:`) with the base's commit",
+                "`--judge-from` (in the action, `judge-from:`) with the base's commit, "
+                "${{ github.event.pull_request.base.sha }}",
             )
 
 
@@ -169,6 +165,24 @@ def _verdict(workflow: Workflow) -> Iterator[Finding]:
         )
     yield from _unread(name, jobs[name], waited)
     yield from _forgiven(name, jobs[name])
+    yield from _lenient(name, jobs[name])
+
+
+def _lenient(name: str, job: Node) -> Iterator[Finding]:
+    """A verdict that looks, and is green whatever it sees."""
+    asked = list(steps_of(name, job))
+    said = [f"{step.node.word('if')} {step.script}" for step in asked if not shell.may_skip(step)]
+    if not any(step.uses for step in asked) and not any(map(_SUCCESS.search, said)):
+        at = job.at("steps") or job
+        yield (
+            at.mark,
+            f"job {name} is green whatever the others came to: what is skipped or cancelled did "
+            'not fail; write a step that fails unless each is success: `[ "$RESULT" = success ]`',
+        )
+    for step in asked:
+        run = step.node.at("run")
+        if run is not None and _FORGIVEN.search(step.script):
+            yield run.mark, f"job {name} drops an exit code; delete `|| …` and `set +e`"
 
 
 def _needs(job: Node) -> list[Node]:

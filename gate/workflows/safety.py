@@ -109,7 +109,7 @@ def _interpolations(workflow: Workflow, step: Step) -> Iterator[Finding]:
             continue
         start, end = sink.span
         for found in _EXPRESSION.finditer(workflow.text, start, end):
-            if _UNTRUSTED.search(_normal(found[1])):
+            if _UNTRUSTED.search(normal(found[1])):
                 shown = " ".join(found[0].split())
                 yield (
                     workflow.place(found.start()),
@@ -118,7 +118,7 @@ def _interpolations(workflow: Workflow, step: Step) -> Iterator[Finding]:
                 )
 
 
-def _normal(expression: str) -> str:
+def normal(expression: str) -> str:
     """`github['head_ref']` as `github.head_ref`; contexts do not mind capitals, text is none."""
     dotted = re.sub(r"\s*\[\s*['\"]([^'\"]*)['\"]\s*\]", r".\1", expression.lower())
     return re.sub(r"\s*\.\s*", ".", re.sub(r"'[^']*'", "''", dotted))

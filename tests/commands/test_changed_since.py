@@ -141,6 +141,27 @@ def test_a_folder_of_data_counts_with_all_below_it(clone: Clone, project: Projec
     assert changed(BOTH, "main") == ["two/policy.yaml"]
 
 
+def test_pictures_that_a_file_names_count(clone: Clone, project: Project) -> None:
+    from PIL import Image
+
+    (project.folder / "img").mkdir()
+    Image.new("RGB", (4, 4)).save(project.folder / "img" / "a.png")
+    boxes = {"images": [{"id": 1, "file_name": "img/a.png", "width": 4, "height": 4}],
+             "categories": [{"id": 1, "name": "x"}], "annotations": []}  # fmt: skip
+    (project.folder / "boxes.json").write_text(json.dumps(boxes))
+    base = yaml.safe_load((project.folder / "base.yaml").read_text())
+    base["judge"]["held_out"] = {"path": "boxes.json", "format": "coco"}
+    (project.folder / "base.yaml").write_text(yaml.safe_dump(base))
+    clone.commit()
+    clone.git("branch", "-f", "main")
+    assert changed([project.policy], "main") == []
+    Image.new("RGB", (4, 4), "red").save(project.folder / "img" / "a.png")
+    assert changed([project.policy], "main") == [str(project.policy)]
+    clone.git("checkout", "--", ".")
+    (project.folder / "boxes.json").write_text("{")
+    assert changed([project.policy], "main") == [str(project.policy)]
+
+
 def test_a_linked_file_counts_where_it_leads(clone: Clone, project: Project) -> None:
     (clone.folder / "shared.npz").write_bytes((project.folder / "held_out.npz").read_bytes())
     (project.folder / "held_out.npz").unlink()

@@ -3,7 +3,7 @@
 import json
 import re
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from pathlib import Path
 
 import pytest
@@ -11,8 +11,10 @@ import pytest
 from gate.cli import exit_code_of
 from gate.commands.comment import LIMIT, MARK, Found, gathered, render
 from gate.errors import RecordError, UsageError
-from gate.exhibits import PastPoint
-from gate.records import GateRecord
+from gate.exhibits import PastPoint, Waiver
+from gate.policy import JudgedFrom
+from gate.records import GateRecord, Outcome
+from gate.waivers import waive
 
 MakeRecord = Callable[..., GateRecord]
 HOSTILE = "</summary><script>alert(1)</script> | `x` @team #1 [a](http://b.c) $(touch pwned) \u202e"
@@ -53,6 +55,43 @@ def test_the_trend_ends_with_this_run(make_record: MakeRecord, tmp_path: Path) -
     put(make_record("pass", past=past), tmp_path / "a")
     (row,) = rows(render(gathered([tmp_path])))
     assert re.search(r"▁[▁-█]{2}[▁-█] 0\.97", row)
+
+
+def test_a_strangers_numbers_may_be_anything_finite(
+    make_record: MakeRecord, tmp_path: Path
+) -> None:
+    put(make_record("pass", past=tuple(map(point, (-1.7e308, 1.7e308)))), tmp_path / "a")
+    (row,) = rows(render(gathered([tmp_path])))
+    assert "▁█" in row
+
+
+@pytest.mark.parametrize("outcome", ["pass", "waived"])
+def test_a_verdict_that_its_own_findings_refute_is_shown_as_no_verdict(
+    make_record: MakeRecord, tmp_path: Path, outcome: Outcome
+) -> None:
+    record = make_record("fail")
+    verdict = record.verdict.model_copy(update={"outcome": outcome})
+    put(record.model_copy(update={"verdict": verdict}), tmp_path / "a")
+    found = gathered([tmp_path])
+    assert (found.records, found.exit_code) == ((), 4)
+    assert "its own findings do not" in render(found)
+
+
+def test_who_waived_and_what_is_looser_is_told(make_record: MakeRecord, tmp_path: Path) -> None:
+    looser = JudgedFrom(rev="main", commit="a" * 40, policy="p.yaml", looser=("size is looser",))
+    put(make_record("pass", judged_from=looser), tmp_path / "a")
+    text = render(gathered([tmp_path]))
+    assert "LOOSER in this change" in text
+    assert "size is looser" in text
+    record = make_record("fail")
+    budget = record.verdict.findings[0].budget
+    one = Waiver(
+        model=record.model, budget=budget, reason="the camera goes", who="ann", expires=date.today()
+    )
+    verdict = waive(record.verdict, [one])
+    record = record.model_copy(update={"verdict": verdict, "waivers": (one,)})
+    put(record, tmp_path / "b")
+    assert "by ann" in render(gathered([tmp_path / "b"]))
 
 
 def test_one_record_in_two_places_is_one_row(make_record: MakeRecord, tmp_path: Path) -> None:

@@ -78,7 +78,7 @@ def test_classification(capsys: pytest.CaptureFixture[str]) -> None:
         "  gate check policies/model.yaml",
         "  gate run policies/model.yaml",
     ]
-    assert "targets are 10 whole numbers, classes below 10" in told.err
+    assert "task: classification, it seems: output 'logits' (N, 10)" in told.err
     text = OUT.read_text(encoding="utf-8")
     assert text.startswith("# yaml-language-server: $schema=policy.schema.json\nversion: 1\n")
     assert max(map(len, text.splitlines())) <= 100
@@ -495,3 +495,13 @@ def test_a_folder_that_cannot_be_made_is_told(capsys: pytest.CaptureFixture[str]
     Path("policies").write_text("a file")
     assert init() == 2
     assert "see --out" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("digit")
+def test_quiet_tells_errors_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    assert init("--quiet") == 0
+    told = capsys.readouterr()
+    assert told.err == ""
+    assert told.out.startswith("policies/model.yaml: 6 budgets")
+    assert init("--quiet") == 2
+    assert "is there" in capsys.readouterr().err

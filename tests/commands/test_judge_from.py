@@ -429,6 +429,26 @@ def test_a_change_does_not_waive_its_own_failure(clone: Clone, project: Project)
     assert "digits" in waivers_of(held(project), None, today)
 
 
+def test_a_jobs_own_waivers_lie_where_no_change_reaches(
+    clone: Clone, project: Project, tmp_path: Path
+) -> None:
+    from datetime import date
+
+    today, outside = date(2020, 1, 1), tmp_path / "of_the_job.yaml"
+    outside.write_text(waiver())
+    assert "digits" in waivers_of(held(project), outside, today)
+    (clone.folder / "mine.yaml").write_text(waiver())
+    for way, to in (("file", clone.folder / "mine.yaml"), ("folder", clone.folder)):
+        (tmp_path / way).symlink_to(to)
+    for link in (tmp_path / "file", tmp_path / "folder" / "mine.yaml"):
+        with pytest.raises(UsageError, match="by another way"):
+            waivers_of(held(project), link, today)
+    outside.write_bytes(b"\xff")
+    for wrong in (outside, tmp_path / "missing.yaml", tmp_path):
+        with pytest.raises(PolicyError):
+            waivers_of(held(project), wrong, today)
+
+
 # ── revisions and repositories ────────────────────────────────────────────────────────────
 
 
@@ -628,6 +648,30 @@ def test_a_policy_that_is_gone_is_no_pass(
     clone.git("branch", "-f", "main")
     (project.folder / "other.yaml").unlink()
     options = ["--candidate", str(CNN), "--tracker", "none", "--judge-from", "main"]
+    assert exit_code_of(["run", "policies/*.yaml", *options]) == 2
+    assert "does not take its own gate away" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("how", ["link to nowhere", "link to a folder", "submodule"])
+def test_a_policy_that_becomes_no_file_is_gone(
+    clone: Clone, project: Project, capsys: pytest.CaptureFixture[str], how: str
+) -> None:
+    other = project.folder / "other.yaml"
+    other.write_text(yaml.safe_dump({**project.spec, "model": "other"}))
+    base = clone.commit()
+    clone.git("branch", "-f", "main")
+    other.unlink()
+    if how == "submodule":
+        clone.git("update-index", "--cacheinfo", f"160000,{base},policies/other.yaml")
+        other.mkdir()
+        clone.git("commit", "-qm", "a submodule that nobody fetches")
+    else:
+        other.symlink_to("nowhere" if how == "link to nowhere" else ".")
+        clone.commit()
+    assert shaken_off(["policies/*.yaml"], ["policies/policy.yaml"], "main") == [
+        "policies/other.yaml"
+    ]
+    options = ["--tracker", "none", "--judge-from", "main", "--changed-since", "main"]
     assert exit_code_of(["run", "policies/*.yaml", *options]) == 2
     assert "does not take its own gate away" in capsys.readouterr().err
 

@@ -49,7 +49,7 @@ def test_what_blocks_fails_with_its_reason(make_record, kind) -> None:
         failure = xml.find("failure")
         assert (failure is not None) is told.finding.blocking
         if failure is not None:
-            assert failure.get("message") == story.sentence(told, record.alpha)
+            assert failure.get("message") == f"{story.sentence(told, record.alpha)} [{told.code}]"
             assert failure.get("type") == told.finding.outcome
 
 
@@ -72,9 +72,8 @@ def test_not_judged_is_skipped(make_record) -> None:
     }
     first = suite(GateRecord.model_validate(fields)).find("testcase/skipped")
     assert first is not None
-    assert first.get("message") == "not judged: " + story.sentence(
-        story.cases(GateRecord.model_validate(fields))[0], 0.05
-    )
+    why = story.sentence(story.cases(GateRecord.model_validate(fields))[0], 0.05)
+    assert first.get("message") == f"not judged: {why} [G224]"
 
 
 @pytest.mark.parametrize(

@@ -22,7 +22,11 @@ Keep = Callable[..., tuple[GateRecord, Path]]
 OTHERS = sorted({*trackers.TRACKERS} - {"mlflow"})
 
 
-@pytest.fixture(params=[*OTHERS, *stores.KINDS])
+SLOW = {"PostgreSQL": pytest.mark.slow}  # in `make test` it bears the crowd, and a whole release
+KINDS = [pytest.param(kind, marks=SLOW.get(kind, ())) for kind in stores.KINDS]
+
+
+@pytest.fixture(params=[*OTHERS, *KINDS])
 def tracker(
     request: pytest.FixtureRequest, workplace: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Tracker:

@@ -5,7 +5,6 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -314,17 +313,6 @@ def test_versions_are_few_requests(linked: Link, kept: Keep) -> None:
     linked.asked.clear()
     REGISTRY.versions(NAME)
     assert len(linked.asked) == 3
-
-
-def test_a_run_is_kept_within_a_second_on_sqlite(workplace: Path, kept: Keep) -> None:
-    TRACKER.log(*kept(0, stage="release"))
-    records = [kept(number, stage="release") for number in range(1, 4)]
-    times = []
-    for one in records:
-        begun = time.monotonic()
-        TRACKER.log(*one)
-        times.append(time.monotonic() - begun)
-    assert min(times) < 1
 
 
 # ── files on S3, behind a server and without one ─────────────────────────────────────────────

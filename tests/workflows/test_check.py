@@ -112,6 +112,138 @@ def test_a_way_around_is_found(root: Path, name: str) -> None:
     assert all("write" in told or "delete" in told or "list" in told for _, _, told in found)
 
 
+RUN = '          gate run "${options[@]}" -- "$POLICY"\n'
+INDENT = " " * 10
+GATE = 'gate run "${options[@]}" -- "$POLICY"'
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        f"set +e\n{GATE}\necho done",
+        f"set -u +o errexit\n{GATE}\necho done",
+        f"{GATE} | tee log",
+        f"{GATE} &",
+        f"{GATE}; exit 0",
+        f"{GATE} || printf red",
+        f"{GATE} || (true)",
+        f"{GATE} || {{ true; }}",
+        f"{GATE} ||\n  true",
+        f"{GATE} || /bin/true",
+        f"{GATE} || code=$?",
+        f"{GATE} && echo green",
+        f"if {GATE}; then echo green; fi",
+        f"if false; then\n  {GATE}\nfi",
+        f"! {GATE}",
+        f"while {GATE}; do :; done",
+        f"trap 'exit 0' EXIT\n{GATE}",
+        f"echo {GATE}",
+        f"true # {GATE}",
+        f'echo "$({GATE})"',
+        f"export CODE=$({GATE})",
+        f"CODE=$({GATE})",
+        f"false && {GATE}",
+        f"true || {GATE}",
+        f"exit 0\n{GATE}",
+        f"gate() {{ true; }}\n{GATE}",
+        f"cat <<X\n{GATE}\nX",
+    ],
+)
+def test_no_shell_forgives_a_red_gate(root: Path, script: str) -> None:
+    written = "".join(f"{INDENT}{line}\n" for line in script.splitlines())
+    found = wrong(root, changed(RUN, written))
+    assert any("drops the exit code" in told for _, _, told in found), found
+
+
+@pytest.mark.parametrize(
+    "script",
+    [
+        f"timeout 3600 {GATE}",
+        f"python -m {GATE}",
+        f"uv run --frozen {GATE}",
+        f'CUDA_VISIBLE_DEVICES="" {GATE} 2>&1',
+        f"echo 'a; b | c'  # gate run || true\n{GATE}",
+        f'if [ -n "$X" ]; then echo x; fi\n{GATE} --out "$(mktemp -d)"\necho done',
+        f'for one in a b; do\n  {GATE} "$one"\ndone',
+    ],
+)
+def test_a_plain_command_is_in_order(root: Path, script: str) -> None:
+    written = "".join(f"{INDENT}{line}\n" for line in script.splitlines())
+    assert wrong(root, changed(RUN, written)) == []
+
+
+STEP = "      - name: Gate\n"
+BASE = "BASE: ${{ github.event.pull_request.base.sha || github.event.merge_group.base_sha }}\n"
+JUDGED = f"{INDENT}{BASE}{INDENT}OUT"
+PLANNED = f"{INDENT}{BASE}        run"
+
+
+@pytest.mark.parametrize("condition", ["false", "github.actor != 'me'", "${{ always() && false }}"])
+def test_the_step_that_gates_is_not_skipped(root: Path, condition: str) -> None:
+    text = changed(STEP, f"{STEP}        if: {condition}\n")
+    assert "a step that is skipped passes" in str(wrong(root, text))
+    assert wrong(root, changed(STEP, STEP + "        if: ${{ !cancelled() }}\n")) == []
+
+
+@pytest.mark.parametrize("shell", ["bash {0}", "bash {0} || true", "sh -x {0}"])
+def test_a_shell_of_ones_own_stops_at_a_failure(root: Path, shell: str) -> None:
+    assert "goes on after" in str(wrong(root, changed(STEP, f"{STEP}        shell: {shell}\n")))
+    whole = changed("    shell: bash\n", f"    shell: {shell}\n")
+    assert "goes on after" in str(wrong(root, whole))
+    strict = changed(STEP, f"{STEP}        shell: bash --noprofile -eo pipefail {{0}}\n")
+    assert wrong(root, strict) == []
+
+
+@pytest.mark.parametrize(
+    "base",
+    [
+        "HEAD",
+        '""',
+        "${{ github.sha }}",
+        "${{ github.head_ref }}",
+        "origin/${{ github.event.pull_request.head.ref }}",
+        "${{ github.event.pull_request.base.sah }}",
+        "${{ github.event.pull_request.base.sha && github['sha'] }}",
+    ],
+)
+def test_the_base_is_the_base(root: Path, base: str) -> None:
+    text = changed(JUDGED, f"{INDENT}BASE: {base}\n{INDENT}OUT")
+    assert "own policy" in str(wrong(root, text))
+    text = changed(PLANNED, f"{INDENT}BASE: {base}\n        run")
+    assert "since the change itself" in str(wrong(root, text))
+
+
+@pytest.mark.parametrize(
+    "base", ["origin/main", "origin/${{ github.base_ref }}", "${{ vars.BASE }}"]
+)
+def test_a_branch_is_a_base(root: Path, base: str) -> None:
+    text = changed(PLANNED, f"{INDENT}BASE: {base}\n        run")
+    assert wrong(root, changed(JUDGED, f"{INDENT}BASE: {base}\n{INDENT}OUT", text)) == []
+
+
+VERDICT = GOOD[GOOD.index('        run: |\n          if [ "$PLAN"') :]
+
+
+@pytest.mark.parametrize(
+    ("script", "message"),
+    [
+        ('echo "$PLAN $GATE"', "green whatever"),
+        ('test "$PLAN" != failure && test "$GATE" != failure', "green whatever"),
+        ('test "$PLAN$GATE" = successsuccess || true', "drops an exit code"),
+    ],
+)
+def test_a_verdict_demands_success(root: Path, script: str, message: str) -> None:
+    assert message in str(wrong(root, changed(VERDICT, f"        run: {script}\n")))
+
+
+def test_a_verdict_is_not_skipped(root: Path) -> None:
+    step = "      - name: Verdict\n"
+    assert "green whatever" in str(wrong(root, changed(step, f"{step}        if: failure()\n")))
+    told = "        if: needs.plan.result != 'success' || needs.gate.result != 'success'\n"
+    text = changed(VERDICT, "        run: exit 1\n")
+    assert wrong(root, changed(step, step + told, text)) == []
+
+
 def test_a_finding_points_at_the_expression_itself(root: Path) -> None:
     text = changed('-- "$POLICY"', '-- "${{ matrix.policy }}"')
     ((line, column, _),) = wrong(root, text)
