@@ -234,11 +234,11 @@ def shaken_off(patterns: Sequence[str], policies: Sequence[str], rev: str) -> li
         UsageError: as `from_base`.
     """
     gone = removed(patterns, rev)
-    formers = {_former_of(Path(policy), rev) for policy in policies} if gone else set()
+    formers = {former_of(Path(policy), rev) for policy in policies} if gone else set()
     return [one for one in gone if PurePosixPath(one) not in formers]
 
 
-def _former_of(file: Path, rev: str) -> PurePosixPath | None:
+def former_of(file: Path, rev: str) -> PurePosixPath | None:
     clone = repository(file)
     try:
         model = load_policy(file).policy.model

@@ -2,6 +2,7 @@
 
 import json
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict
 
 from gate import wording
@@ -11,20 +12,23 @@ from gate.wording import plain
 _SENTENCE = 400
 
 
-def render(found: Difference, format_: str) -> str:
-    """As text or as JSON."""
-    return _json(found) if format_ == "json" else _text(found)
+def render(found: Sequence[Difference], format_: str) -> str:
+    """As text, or as JSON: an object for one difference, a list for several."""
+    if format_ != "json":
+        return "".join(map(_text, found))
+    documents = [_document(one) for one in found]
+    return json.dumps(documents[0] if len(documents) == 1 else documents, indent=2) + "\n"
 
 
-def _json(found: Difference) -> str:
-    document = {
+def _document(found: Difference) -> dict[str, object]:
+    return {
         "before": found.before,
         "after": found.after,
         "looser": bool(found.looser),
         "changes": [{**asdict(change), "looser": change.is_looser} for change in found.changes],
         "build": list(found.build),
+        "new": found.is_new,
     }
-    return json.dumps(document, indent=2) + "\n"
 
 
 def _text(found: Difference) -> str:
@@ -37,6 +41,8 @@ def _text(found: Difference) -> str:
 
 
 def _summary(found: Difference) -> str:
+    if found.is_new:
+        return "a new policy, which only observes until it is merged."
     if not found.changes:
         return "`judge` asks for the same."
     tally = Counter("looser" if one.is_looser else one.effect for one in found.changes)

@@ -196,7 +196,8 @@ def _unwaited(name: str, jobs: Mapping[str, Node]) -> list[str]:
     after = {name}
     for _ in jobs:
         after |= {one for one, job in jobs.items() if after & {n.text for n in _needs(job)}}
-    return [one for one in jobs if one not in waited | after]
+    apart = {one for one, job in jobs.items() if parts.stands_apart(one, job)}
+    return [one for one in jobs if one not in waited | after | apart]
 
 
 def _unread(name: str, job: Node, waited: Sequence[str]) -> Iterator[Finding]:

@@ -7,7 +7,7 @@ from pathlib import Path, PurePosixPath
 
 from gate.errors import PolicyError
 from gate.strict_yaml import load as load_yaml
-from gate.workflows.parts import OWN, Finding
+from gate.workflows.parts import OWN, Finding, stands_apart
 from gate.workflows.read import Node, Workflow
 
 _SUFFIXES = (".yaml", ".yml")
@@ -79,7 +79,8 @@ def _places(workflows: Sequence[Workflow]) -> Iterator[Node]:
     callable_ = {workflow.file.name: workflow for workflow in workflows}
     for workflow in workflows:
         env = workflow.root.at("env")
-        for part in (*workflow.jobs.values(), *([env] if env else [])):
+        jobs = [job for name, job in workflow.jobs.items() if not stands_apart(name, job)]
+        for part in (*jobs, *([env] if env else [])):
             yield from (node for node in part.walk() if node.text)
         for job in workflow.jobs.values():
             called = callable_.get(PurePosixPath(job.word("uses")).name)

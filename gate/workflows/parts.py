@@ -15,6 +15,7 @@ OWN = ("./", "$/")
 """How a workflow names files of its own repository."""
 RUN = re.compile(r"(?<![\w./-])gate[ \t]+run\b")
 _COMMAND = re.compile(r"(?<![\w./-])gate[ \t]+(run|workflow|comment|check|promote|recover|judge)\b")
+_DIFF = re.compile(r"(?<![\w./-])gate[ \t]+policy[ \t]+diff\b")
 _ACTION = re.compile(r"(^|/)actions/gate(@|$)")
 _CALLED = re.compile(r"/\.github/workflows/gate\.ya?ml(@|$)")
 _COMMENT = re.compile(r"(?m)^[ \t]*#.*$")
@@ -77,6 +78,16 @@ def _gates(name: str, job: Node, local: Collection[str]) -> bool:
     if called.startswith(OWN):
         return PurePosixPath(called).name in local
     return bool(_CALLED.search(called)) or any(step.gates for step in steps_of(name, job))
+
+
+def stands_apart(name: str, job: Node) -> bool:
+    """Whether a job gates nothing, and only tells what policies let through.
+
+    It is red until their owners merge that, so no verdict waits for it.
+    """
+    asked = list(steps_of(name, job))
+    told = any(_DIFF.search(step.script) for step in asked)
+    return told and not any(step.gates for step in asked)
 
 
 def gating_files(workflows: Sequence[Workflow]) -> set[str]:

@@ -202,6 +202,33 @@ jobs:
           path: $${{ runner.temp }}/gate/record.json
           if-no-files-found: ignore
 
+  looser:
+    # A check of its own: red where a policy lets more through than the base's, until code owners
+    # merge that. The verdict does not wait for it: it counts by the base's budgets anyway.
+    name: no policy is looser
+    if: github.event_name == 'pull_request'
+    runs-on: ubuntu-24.04
+    timeout-minutes: 15
+    permissions:
+      contents: read
+    env:
+      PACKAGE: $package
+    steps:
+      - uses: $checkout
+        with:
+          fetch-depth: 0 # the base's policies are compared with
+          persist-credentials: false
+      - uses: $setup_python
+        with:
+          python-version: $python
+      - name: Install the gate
+        run: python -m pip install --quiet "$$PACKAGE"
+      - name: Hold policies against the base's
+        env:
+          POLICIES: $pattern
+          BASE: $${{ github.event.pull_request.base.sha }}
+        run: gate policy diff --base="$$BASE" -- "$$POLICIES"
+
   verdict:
     # One name for the branch's protection, whatever the matrix holds: what is skipped, cancelled or
     # never planned is red, too.

@@ -338,3 +338,62 @@ def test_no_such_revision_is_bad_usage(
     with pytest.raises(PolicyError, match=r"main has no file gone\.yaml"):
         policy_diff("main:gone.yaml", "m.yaml")
     assert command("--", name, "m.yaml") == 2
+
+
+# ── against a base ────────────────────────────────────────────────────────────────────────
+
+
+@pytest.fixture
+def clone(tmp_path: Path) -> Clone:
+    """`policies/a.yaml` and `b.yaml` on `main`, and a branch to change them on."""
+    made = Clone(tmp_path / "clone")
+    (made.folder / "policies").mkdir()
+    for name in ("a", "b"):
+        write(str(made.folder / "policies" / f"{name}.yaml"), SPEC | {"model": name})
+    made.branch()
+    return made
+
+
+def at_base(clone: Clone, *arguments: str) -> int:
+    pattern = str(clone.folder / "policies" / "*.yaml")
+    return exit_code_of(["policy", "diff", *arguments, "--base", "main", "--", pattern])
+
+
+def test_every_policy_is_held_against_the_base(
+    clone: Clone, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert at_base(clone) == 0
+    assert capfd.readouterr().out.count("asks for the same") == 2
+    write(str(clone.folder / "policies" / "b.yaml"), budget(0, max_drop=0.05) | {"model": "b"})
+    assert at_base(clone) == 1
+    assert capfd.readouterr().out.count("LOOSER") == 1
+    assert at_base(clone, "--format", "json") == 1
+    told = json.loads(capfd.readouterr().out)
+    assert [one["looser"] for one in told] == [False, True]
+
+
+def test_a_new_policy_is_told_and_one_that_is_gone_is_looser(
+    clone: Clone, capfd: pytest.CaptureFixture[str]
+) -> None:
+    write(str(clone.folder / "policies" / "c.yaml"), SPEC | {"model": "c"})
+    assert at_base(clone) == 0
+    assert "only observes until it is merged" in capfd.readouterr().out
+    (clone.folder / "policies" / "a.yaml").unlink()
+    assert at_base(clone) == 1
+    assert "nothing gates its model any more" in capfd.readouterr().out
+
+
+def test_a_renamed_policy_is_held_against_what_it_was(
+    clone: Clone, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (clone.folder / "policies" / "a.yaml").rename(clone.folder / "policies" / "z.yaml")
+    assert at_base(clone) == 0
+    assert "main:policies/a.yaml" in capfd.readouterr().out
+
+
+@pytest.mark.parametrize("policies", [["a.yaml"], ["a.yaml", "b.yaml", "c.yaml"]])
+def test_without_a_base_there_are_two(
+    policies: list[str], capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert exit_code_of(["policy", "diff", *policies]) == 2
+    assert "name two policies" in capfd.readouterr().err

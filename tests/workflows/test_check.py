@@ -418,3 +418,13 @@ def test_files_that_are_no_workflows(tmp_path: Path, raw: bytes, message: str) -
         read.load(tmp_path / "w.yml")
     with pytest.raises(PolicyError, match="cannot be read"):
         read.load(tmp_path)
+
+
+def test_what_only_tells_of_looser_policies_stands_apart(root: Path) -> None:
+    """The verdict need not wait for it, and what it names is gated by nobody for that."""
+    assert "  looser:\n" in GOOD
+    assert wrong(root, GOOD) == []
+    waited = changed("needs: [plan, gate]", "needs: [plan]")
+    assert "does not wait for gate" in str(wrong(root, waited))
+    gating = changed("gate policy diff --base", "gate run p.yaml; gate policy diff --base")
+    assert "does not wait for looser" in str(wrong(root, gating))
