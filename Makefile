@@ -28,7 +28,8 @@ demo: $(CORE) ## Gate a good release and three bad ones on bundled real data
 	@$(BIN)/python -m gate demo
 
 test: $(EVERYTHING) ## Run the tests, without the long simulations
-	$(BIN)/python -m pytest -q -n $(WORKERS) --dist loadgroup -m "not slow and not real"
+	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadgroup \
+	  -m "not slow and not real"
 
 test-slow: $(EVERYTHING) ## Run the long simulations
 	$(BIN)/python -m pytest -q -n $(WORKERS) -m slow --timeout 3600

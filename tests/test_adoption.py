@@ -58,6 +58,7 @@ def test_what_the_policy_says_stays(tmp_path: Path, saved: Path) -> None:
     assert (found.policy.build, told) == (load_policy(policy).policy.build, ())
 
 
+@pytest.mark.slow
 def test_onnx_says_nothing_of_itself(tmp_path: Path) -> None:
     tokenizer = {"file": "tokenizer.json", "max_length": lm.LENGTH}
     policy = lm.project(tmp_path, preprocess={"tokenizer": tokenizer})
@@ -121,6 +122,7 @@ def test_a_record_without_its_tokenizer_cannot_be_replayed(
     assert "tokenizer.json is missing" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_mlflows_transformers_flavour_of_a_registered_version(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

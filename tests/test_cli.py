@@ -607,6 +607,7 @@ def test_judge_by_another_policy(
     assert exit_code_of(["judge", str(record), "--policy", str(project.policy)]) == code
 
 
+@pytest.mark.slow
 def test_judge_by_another_policy_knows_the_times(
     project: Project, capsys: pytest.CaptureFixture[str]
 ) -> None:

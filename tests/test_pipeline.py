@@ -628,6 +628,7 @@ def test_another_order_is_another_attempt_where_it_may_stop_early(strict: Projec
     ]
 
 
+@pytest.mark.slow
 def test_time_is_measured_anew_by_every_attempt(strict: Project) -> None:
     budgets = [{"metric": "latency_p50", "max_ratio": 1e-6}]
     assert [released(strict, budgets=budgets).attempt for _ in range(2)] == [1, 2]

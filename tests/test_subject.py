@@ -153,12 +153,14 @@ def attempts(project: Project, *options: dict[str, Any]) -> list[int | None]:
     ]
 
 
+@pytest.mark.slow
 def test_another_reference_is_another_attempt(project: Project) -> None:
     project.budget(metric="accuracy", max_drop=0.0001)
     own, dense = {"reference": None}, {"reference": CNN}
     assert attempts(project, own, own, dense, dense) == [1, 1, 2, 2]
 
 
+@pytest.mark.slow
 def test_another_calibration_sample_is_another_attempt(project: Project) -> None:
     project.spec["build"]["calibration"]["limit"] = 8
     project.budget(metric="accuracy", max_drop=0.0001)

@@ -241,6 +241,7 @@ def _excite(x: Any, conv: Any, gate: Any) -> Any:
     return found * torch.sigmoid(gate(nn.functional.adaptive_avg_pool2d(found, 1)))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("make", "shape", "count"),
     [
@@ -286,6 +287,7 @@ def test_weights_have_the_scales_and_the_bits_that_were_asked_for(
     assert tensors[node.input[1]].size == (4 if per_channel else 1)
 
 
+@pytest.mark.slow
 def test_a_fixed_batch_stays_fixed(tmp_path: Path) -> None:
     module = Wired(lambda x, a: a(x.reshape(3, -1)), nn.Linear(4, 2))
     with pytest.raises(errors.CandidateError, match="dynamic_batch=False"):
@@ -294,6 +296,7 @@ def test_a_fixed_batch_stays_fixed(tmp_path: Path) -> None:
     assert BACKEND.open(path, threads=1).inputs[0].shape == (3, 2, 2)
 
 
+@pytest.mark.slow
 def test_batch_norm_with_gamma_zero_trains_and_folds(tmp_path: Path) -> None:
     norm = nn.BatchNorm2d(4)
     module = layers(nn.Conv2d(1, 4, 3), norm, nn.ReLU(), nn.Conv2d(4, 2, 1))
@@ -401,6 +404,7 @@ def test_it_can_be_exported_along_the_way_and_train_on(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["first.onnx"]
 
 
+@pytest.mark.slow
 def test_a_saved_state_goes_on_where_it_was(
     ready: Prepared, exported: Path, tmp_path: Path
 ) -> None:

@@ -14,6 +14,7 @@ from gate.preflight import preflight
 LIBRARY = sorted((examples.policies() / "library").glob("*.yaml"))
 
 
+@pytest.mark.slow
 def test_three_rows_come_from_one_command(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "gate", "demo", "--all", "--out", "demo"],

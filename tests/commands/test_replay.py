@@ -519,6 +519,7 @@ def test_a_qemu_that_lacks_what_the_cpu_has_is_no_verdict() -> None:
         cpus._emulated(haswell, cpus.CPUS["haswell"], ["SSE42"])
 
 
+@pytest.mark.slow
 @QEMU
 @pytest.mark.parametrize("name", ["haswell", "nehalem"])
 def test_what_a_process_sees_is_the_emulated_cpu(run: Path, name: str) -> None:

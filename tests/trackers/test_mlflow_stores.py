@@ -261,6 +261,7 @@ def test_a_lost_answer_does_not_make_a_thing_twice(linked: Link, kept: Keep) -> 
     assert [version.run for version in REGISTRY.versions(NAME)] == [run]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("cut", "after"),
     [
