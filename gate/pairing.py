@@ -17,9 +17,9 @@ from gate.metrics import Metric
 from gate.registered import ReleaseInfo
 from gate.release import Release
 from gate.rerun import Place, open_again, rerun
-from gate.rows import places
+from gate.rows import places, same_examples
 from gate.run import Run
-from gate.values import Array, Evaluation, Ragged, Rows, Split, Values
+from gate.values import Array, Evaluation, Rows, Split
 
 How = Literal["stored", "stored, by content", "evaluated"]
 Observed = Mapping[str, Rows]
@@ -137,33 +137,13 @@ def _by_content(
         where = None if found is None else places(evaluation.ids, found.ids)
         if found is None or where is None or not _whole(found, wanted):
             continue
-        if _same_content(evaluation, found, where):
+        if same_examples(evaluation, found, np.arange(len(where)), where).all():
             return _taken(found, where)
     return None
 
 
 def _whole(found: Evaluation, wanted: set[str]) -> bool:
     return wanted <= found.int8.keys() and not found.problems
-
-
-def _same_content(evaluation: Evaluation, found: Evaluation, where: Array) -> bool:
-    if evaluation.content is None or found.content is None:
-        return False
-    same = np.array_equal(evaluation.content, found.content[where])
-    return same and _same_values(evaluation.targets, found.targets, where)
-
-
-def _same_values(mine: Values | None, theirs: Values | None, where: Array) -> bool:
-    if mine is None or theirs is None:
-        return mine is theirs
-    if isinstance(mine, Ragged) != isinstance(theirs, Ragged):
-        return False
-    chosen = theirs[where]
-    if isinstance(mine, Ragged) and isinstance(chosen, Ragged):
-        return np.array_equal(mine.offsets, chosen.offsets) and np.array_equal(
-            mine.values, chosen.values
-        )
-    return np.array_equal(np.asarray(mine), np.asarray(chosen))
 
 
 def _taken(found: Evaluation, where: Array) -> Observed:

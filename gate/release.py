@@ -17,6 +17,8 @@ from gate.trackers import Registry, Tracker
 from gate.values import Evaluation
 
 Against = Literal["production", "anchor"]
+_THROUGH = ("pass", "waived")
+"""Outcomes of releases that serve, or may."""
 ROWS, _TOKENIZER = "rows.npz", "tokenizer.json"
 
 
@@ -64,7 +66,7 @@ def releases(
         bootstrap: whether none of this model has passed yet, so that there need not be any.
 
     Raises:
-        UsageError: the tracker registers nothing, or `bootstrap` where a version has passed.
+        UsageError: the tracker registers nothing, or `bootstrap` where a version got through.
         ReleaseError: one is not there, did not pass, or is not what its record says.
         TrackerError: the store refused or cannot be reached.
     """
@@ -93,15 +95,21 @@ def _for_what(asked: tuple[Against, ...]) -> str:
 
 
 def _demand_first(keeper: Tracker, registry: Registry, policy: Policy) -> None:
-    """Raises UsageError where a release has passed, so that there is one to be held against."""
+    """Raises UsageError where a release got through, so that there is one to be held against."""
     name = registered_name(policy.model)
-    passed = [v.uri for v in registry.versions(name) if v.tags.get("outcome") == "pass"]
-    runs = (r for r in keeper.past(policy.model) if (r.stage, r.outcome) == ("release", "pass"))
-    known = next(iter(passed), None) or next((f"run {run.run}" for run in runs), None)
+    serving = registry.find(name, alias=PRODUCTION)
+    if serving is not None:
+        raise UsageError(
+            f"--bootstrap is for a first release, and {serving.uri} is in production: leave it out"
+        )
+    through = [v.uri for v in registry.versions(name) if v.tags.get("outcome") in _THROUGH]
+    past = keeper.past(policy.model)
+    runs = (r.run for r in past if r.stage == "release" and r.outcome in _THROUGH)
+    known = next(iter(through), None) or next((f"run {run}" for run in runs), None)
     if known is not None:
         raise UsageError(
-            f"--bootstrap is for a first release, and {known} has passed: leave it out, and "
-            "promote that one where budgets are against production"
+            f"--bootstrap is for a first release, and {known} has passed or was waived: leave it "
+            "out, and promote that one where budgets are against production"
         )
 
 
@@ -112,18 +120,7 @@ def _release(
     place = folder / "releases" / against
     place.mkdir(parents=True)
     record = record_of(keeper, version)
-    # what somebody let through serves, and is what the next one is held against; no anchor is
-    allowed = ("pass", "waived") if against == PRODUCTION else ("pass",)
-    if record.verdict.outcome not in allowed or record.stage != "release":
-        raise ReleaseError(
-            f"{against} is {version.uri}, which is no release that passed (record {record.id}: "
-            f"{record.verdict.outcome}, stage {record.stage}): what it lost would be forgiven. "
-            + (
-                "Pin one that passed as `judge.anchor`"
-                if against == "anchor"
-                else f"Point the alias at one that passed: `gate rollback {policy.model}`"
-            )
-        )
+    demand_released(version, record, against)
     if record.policy.task != policy.task:
         raise ReleaseError(
             f"{against} is {version.uri}, a model for {record.policy.task}, and this policy is "
@@ -136,6 +133,26 @@ def _release(
         stored=tuple(stored_rows(keeper, registry, version, record, place)),
         model=lambda: fetch_model(registry, version, record, place / "model"),
         shipped=lambda: as_shipped(keeper, version, record, place / "own"),
+    )
+
+
+def demand_released(version: Version, record: GateRecord, against: Against) -> None:
+    """Show that a version may be held against: it passed, or serves though somebody waived it.
+
+    Raises:
+        ReleaseError: what it lost would be forgiven.
+    """
+    allowed = _THROUGH if against == PRODUCTION else ("pass",)
+    if record.verdict.outcome in allowed and record.stage == "release":
+        return
+    mend = (
+        "Pin one that passed as `judge.anchor`"
+        if against == "anchor"
+        else f"Point the alias at one that passed: `gate rollback {record.model}`"
+    )
+    raise ReleaseError(
+        f"{against} is {version.uri}, which is no release that passed (record {record.id}: "
+        f"{record.verdict.outcome}, stage {record.stage}): what it lost would be forgiven. {mend}"
     )
 
 

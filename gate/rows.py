@@ -157,3 +157,23 @@ def places(ids: Array, known: Array) -> Array | None:
     near = np.minimum(np.searchsorted(known, ids, sorter=order), len(known) - 1)
     found = order[near]
     return np.asarray(found) if np.array_equal(known[found], ids) else None
+
+
+def same_examples(mine: Evaluation, theirs: Evaluation, at: Array, where: Array) -> Array:
+    """(S,) of bool: which examples `at` of mine are those `where` of theirs, unchanged.
+
+    What enters the model and the target are the same; that both were prepared alike is for the
+    caller to know. Without contents nothing can be told, and nothing is the same.
+    """
+    none = np.zeros(len(at), dtype=bool)
+    if not len(at) or mine.content is None or theirs.content is None:
+        return none
+    same = (mine.content[at] == theirs.content[where]).all(axis=1)
+    if mine.targets is None or theirs.targets is None:
+        return same if mine.targets is theirs.targets else none
+    one, other = mine.targets[at], theirs.targets[where]
+    if isinstance(one, Ragged) and isinstance(other, Ragged):
+        one, other = one.digests, other.digests
+    if isinstance(one, Ragged) or isinstance(other, Ragged) or one.shape != other.shape:
+        return none
+    return np.asarray(same & (one == other).reshape(len(at), -1).all(axis=1))

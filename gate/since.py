@@ -153,6 +153,6 @@ def _point(run: PastRun) -> PastPoint:
         reference=value(f"{metric}/{against}"),
         int8=value(f"{metric}/int8"),
         drop=value(f"{metric}/drop"),
-        limit=run.limits.get(name if not where else ""),
+        limit=None if where else run.limits.get(name),
         drift=value(drift),
     )

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
+from mlflow import MlflowClient
 from support.line import ANCHOR, MODEL, PRODUCTION, policy, promoted, released
 from support.onnx_models import widened
 from support.project import CNN, WIDE_RANGE, Project
@@ -16,6 +17,7 @@ from support.project import CNN, WIDE_RANGE, Project
 from gate import errors, trackers
 from gate.cli import exit_code_of
 from gate.commands.judge import judge
+from gate.commands.promote import promote
 from gate.records import GateRecord
 from gate.registered import Version, registered_name
 from gate.release import as_shipped
@@ -57,7 +59,20 @@ def test_a_first_release_is_no_such_once_one_has_passed(
     line: Project, capfd: pytest.CaptureFixture[str]
 ) -> None:
     assert code(policy(line, PRODUCTION), CNN, "--bootstrap") == 2
-    assert f"models:/{MODEL}-int8/1 has passed" in capfd.readouterr().err
+    assert f"models:/{MODEL}-int8/1 is in production: leave it out" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("outcome", ["pass", "waived"])
+def test_what_got_through_ends_the_first_releases_though_nothing_serves(
+    line: Project, capfd: pytest.CaptureFixture[str], outcome: str
+) -> None:
+    """A waiver is no way to have every budget against production left out again and again."""
+    client = MlflowClient()
+    client.delete_registered_model_alias(f"{MODEL}-int8", "production")
+    client.set_model_version_tag(f"{MODEL}-int8", "1", "outcome", outcome)
+    assert code(policy(line, PRODUCTION), CNN, "--bootstrap") == 2
+    said = capfd.readouterr().err
+    assert f"models:/{MODEL}-int8/1 has passed or was waived: leave it out" in said
 
 
 def test_what_needs_a_memory_is_refused_without_one(
@@ -429,6 +444,10 @@ def test_a_waived_release_is_promoted_only_when_that_is_said(
     assert record.verdict.outcome == "waived"
     assert exit_code_of(["promote", "out"]) == 1
     assert "--waived" in capfd.readouterr().err
+    later = datetime.now(UTC) + timedelta(days=11)
+    expired = promote(Path("out"), trackers.get("mlflow"), waived=True, now=later)
+    assert [reason.code for reason in expired.reasons] == [2]
+    assert "the waiver of accuracy.max_drop has expired" in expired.reasons[0].text
     assert exit_code_of(["promote", "out", "--waived"]) == 0
     assert exit_code_of(["audit", MODEL]) == 1
     assert "WAIVED" in capfd.readouterr().out

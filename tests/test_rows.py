@@ -1,12 +1,13 @@
 """`rows.npz`: what was written comes back, and what is damaged does not."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from gate.errors import RecordError
-from gate.rows import load_rows, rows_of, save_arrays
+from gate.rows import load_rows, rows_of, same_examples, save_arrays
 from gate.values import Array, Evaluation, Ragged, Rows
 
 
@@ -54,3 +55,51 @@ def test_offsets_that_are_none_are_damage(tmp_path: Path, offsets: list[float]) 
     save_arrays(tmp_path / "rows.npz", arrays)
     with pytest.raises(RecordError, match=r"damaged: the offsets of fp32/boxes are none"):
         load_rows(tmp_path / "rows.npz")
+
+
+# ── the same example in another set ───────────────────────────────────────────────────────
+
+CONTENT = np.arange(48, dtype=np.uint8).reshape(3, 16)
+CHANGED = CONTENT + np.array([[0], [9], [0]], dtype=np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("mine", "theirs", "same"),
+    [
+        (None, None, [True, True, True]),
+        (None, np.array([1, 2, 3]), [False, False, False]),
+        (np.array([1, 2, 3]), np.array([1, 2, 4]), [True, True, False]),
+        (np.array([1, 2, 3]), np.array([[1], [2], [3]]), [False, False, False]),
+        (
+            np.array([[1, 2], [3, 4], [5, 6]]),
+            np.array([[1, 2], [3, 0], [5, 6]]),
+            [True, False, True],
+        ),
+        (boxes(0, 3, 1), boxes(0, 2, 1), [True, False, True]),
+        (boxes(0, 3, 1), np.array([1, 2, 3]), [False, False, False]),
+    ],
+)
+def test_the_same_example_has_the_same_content_and_target(
+    mine: Array | Ragged | None, theirs: Array | Ragged | None, same: list[bool]
+) -> None:
+    one = replace(evaluation(mine), content=CONTENT)
+    other = replace(evaluation(theirs), content=CONTENT)
+    at = np.arange(3)
+    assert same_examples(one, other, at, at).tolist() == same
+    changed = replace(evaluation(theirs), content=CHANGED)
+    assert same_examples(one, changed, at, at).tolist() == [same[0], False, same[2]]
+
+
+def test_examples_are_found_where_they_stand_in_either_set() -> None:
+    at, where = np.array([0, 2]), np.array([2, 0])
+    one = replace(evaluation(np.array([1, 2, 3])), content=CONTENT)
+    other = replace(evaluation(np.array([3, 2, 1])), content=CONTENT[::-1])
+    assert same_examples(one, other, at, where).tolist() == [True, True]
+    assert same_examples(one, other, at, at).tolist() == [False, False]
+    assert same_examples(one, other, at[:0], at[:0]).tolist() == []
+
+
+def test_without_contents_nothing_is_the_same() -> None:
+    one, at = evaluation(np.array([1, 2, 3])), np.arange(3)
+    assert same_examples(one, replace(one, content=CONTENT), at, at).tolist() == [False] * 3
+    assert same_examples(replace(one, content=CONTENT), one, at, at).tolist() == [False] * 3

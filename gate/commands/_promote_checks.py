@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from gate import plugins
@@ -135,6 +135,8 @@ def current(case: Case, policy: str | None, max_age: timedelta) -> Iterator[Chec
     held_out = tuple(held_out_reasons(loaded, case.record, case.folder))
     yield Check("held-out data as they were judged on", held_out)
     yield Check(f"not older than {_days(max_age)}", tuple(_age(case, max_age)))
+    if case.record.verdict.outcome == "waived":
+        yield Check("waivers that still hold", tuple(_waivers(case)))
     yield Check("no newer version, no later verdict", tuple(_order(case)))
     yield Check("production as it was compared with", tuple(_production(case)))
 
@@ -230,6 +232,20 @@ def _age(case: Case, max_age: timedelta) -> Iterator[Reason]:
             f"for {_days(max_age)}: gate it again, or allow more with --max-age",
             EXIT_USAGE,
         )
+
+
+def _waivers(case: Case) -> Iterator[Reason]:
+    """Whether what was let through is still let through today."""
+    today = case.now.astimezone(UTC).date()
+    for one in case.record.verdict.findings:
+        held = [w for w in case.record.waivers if w.holds_for(one.budget, one.slice)]
+        if one.outcome == "waived" and not any(today <= waiver.expires for waiver in held):
+            where = f" at {one.slice}" if one.slice else ""
+            yield Reason(
+                f"the waiver of {one.budget}{where} has expired: gate it again, under a waiver "
+                "that holds where somebody still answers for it",
+                EXIT_USAGE,
+            )
 
 
 def _days(age: timedelta) -> str:

@@ -17,8 +17,9 @@ from gate.metrics import ARTIFACT_METRICS, ArtifactMetric, Metric
 from gate.policy import MODEL_URIS
 from gate.records import Comparison, GateRecord
 from gate.release import ROWS, record_of, stored_rows
+from gate.rows import same_examples
 from gate.trackers import Tracker
-from gate.values import Array, Evaluation, Ragged, Values
+from gate.values import Array, Evaluation
 
 ALPHA = 0.05
 """One-sided, of the intervals that are shown."""
@@ -196,7 +197,8 @@ def _shared(a: Side, b: Side) -> tuple[Array, Array]:
     before, after = a.evaluation, b.evaluation
     _, theirs, mine = np.intersect1d(after.ids, before.ids, return_indices=True)
     if a.record.splits.held_out.sha256 != b.record.splits.held_out.sha256:
-        same = _same_example(a, b, mine, theirs)
+        alike = a.record.preprocessing_sha256 == b.record.preprocessing_sha256
+        same = alike & same_examples(before, after, mine, theirs)
         mine, theirs = mine[same], theirs[same]
     if not len(mine):
         raise ReleaseError(
@@ -204,27 +206,6 @@ def _shared(a: Side, b: Side) -> tuple[Array, Array]:
             "differently: evaluate A on the other set with `gate rebase`, or judge both on one set"
         )
     return mine, theirs
-
-
-def _same_example(a: Side, b: Side, mine: Array, theirs: Array) -> Array:
-    """(S,) of bool: what enters both models, and the target, are the same."""
-    before, after = a.evaluation, b.evaluation
-    alike = a.record.preprocessing_sha256 == b.record.preprocessing_sha256
-    if not alike or not len(mine) or before.content is None or after.content is None:
-        return np.zeros(len(mine), dtype=bool)
-    same = (before.content[mine] == after.content[theirs]).all(axis=1)
-    return np.asarray(same & _same_targets(before.targets, after.targets, mine, theirs))
-
-
-def _same_targets(before: Values | None, after: Values | None, mine: Array, theirs: Array) -> Array:
-    if before is None or after is None:
-        return np.full(len(mine), before is after)
-    one, other = before[mine], after[theirs]
-    if isinstance(one, Ragged) or isinstance(other, Ragged):
-        if not isinstance(one, Ragged) or not isinstance(other, Ragged):
-            return np.zeros(len(mine), dtype=bool)
-        one, other = one.digests, other.digests
-    return np.asarray((one == other).reshape(len(mine), -1).all(axis=1))
 
 
 # ── what they come to ─────────────────────────────────────────────────────────────────────

@@ -20,7 +20,7 @@ from gate.policy_file import load_policy
 from gate.progress import Progress, Silent
 from gate.records import GateRecord
 from gate.registered import PINNED, PRODUCTION, Bridge, Bridged, Version, registered_name
-from gate.release import as_shipped, fetch_model, record_of, stored_rows
+from gate.release import Against, as_shipped, demand_released, fetch_model, record_of, stored_rows
 from gate.rerun import Again, Place, open_again, rerun
 from gate.rows import rows_of, save_arrays
 from gate.sources import DataSource
@@ -177,19 +177,15 @@ def _passed(
     tracker: Tracker, version: Version, production: Version | None, pinned: Version | None
 ) -> _Earlier:
     record = record_of(tracker, version)
-    if (record.verdict.outcome, record.stage) != ("pass", "release"):
-        raise ReleaseError(
-            f"{version.uri} is no release that passed (record {record.id}: "
-            f"{record.verdict.outcome}, stage {record.stage}): what comes after would be held "
-            "against it. Roll back, or name another anchor"
-        )
+    is_either: dict[Against, Version | None] = {"production": production, "anchor": pinned}
+    roles = tuple(r for r, v in is_either.items() if v is not None and v.uri == version.uri)
+    for role in roles:
+        demand_released(version, record, role)
     if record.provenance.plugins != plugins.active():
         raise ReleaseError(
             f"{version.uri} was judged with other plugins (--plugin), which may observe examples "
             "otherwise: rebase with those, or gate that model again with these"
         )
-    is_either = {"production": production, "anchor": pinned}
-    roles = tuple(r for r, v in is_either.items() if v is not None and v.uri == version.uri)
     return _Earlier(version, record, roles)
 
 
