@@ -1,7 +1,6 @@
 """The command line. Every heavy import stands inside its command; the only exit() is here."""
 
 import os
-import signal
 import sys
 import traceback
 from collections.abc import Callable, Sequence
@@ -12,6 +11,7 @@ from typing import Any, NoReturn
 
 import click
 
+from gate import interruption
 from gate.commands._ci_cli import workflow
 from gate.commands._completion import equip
 from gate.commands._init_cli import init
@@ -303,20 +303,12 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
     A cancelled job (SIGTERM) ends like Ctrl-C: private folders are removed, nothing is decided.
     """
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, _cancel)
+    interruption.heed()
     if isinstance(sys.stdout, TextIOWrapper):  # what a terminal's encoding lacks is no defect
         sys.stdout.reconfigure(errors="backslashreplace")
-    sys.exit(exit_code_of(arguments))
-
-
-_SIGNALS: list[int] = []
-"""Those that asked to end: libraries turn the interruption into errors of their own."""
-
-
-def _cancel(number: int, _: object) -> NoReturn:
-    _SIGNALS.append(number)
-    raise KeyboardInterrupt
+    code = exit_code_of(arguments)
+    interruption.settle()
+    sys.exit(code)
 
 
 def exit_code_of(arguments: Sequence[str] | None = None) -> int:
@@ -333,11 +325,14 @@ def exit_code_of(arguments: Sequence[str] | None = None) -> int:
         return _exited(error, arguments)
     except Exception as error:  # noqa: BLE001 - the last boundary: no defect looks like a verdict
         return _failed(error)
+    if interruption.came():
+        click.echo("gate: interrupted at its end; what was recorded stands", err=True)
+        return EXIT_INTERRUPTED
     return code if isinstance(code, int) else EXIT_ERROR
 
 
 def _failed(error: Exception) -> int:
-    if _SIGNALS:
+    if interruption.came():
         return _interrupted(error)
     if isinstance(error, GateError):
         tell(error)

@@ -1,5 +1,6 @@
 """ONNX Runtime on the CPU: runs models, quantizes them, and proves what ran."""
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -21,13 +22,10 @@ from gate.errors import CandidateError, EvaluationError
 from gate.recipes import Recipe
 from gate.values import Array, Kernel, TensorSpec
 
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read when it is imported, which is later
 _PROVIDERS = ("CPUExecutionProvider",)
 _SILENT = 4
-_NUMPY_NAMES = {
-    "float": "float32",
-    "double": "float64",
-    "string": "object",
-}
+_NUMPY_NAMES = {"float": "float32", "double": "float64", "string": "object"}
 """Where ONNX Runtime and numpy call a type differently."""
 
 

@@ -13,6 +13,7 @@ import click
 
 from gate.commands._told import is_quiet
 from gate.commands._watch_state import utc
+from gate.interruption import SIGNALS
 from gate.wording import plain
 
 RENEW_S = 300.0
@@ -61,17 +62,16 @@ def interruptions() -> Iterator[list[int]]:
     if threading.current_thread() is not threading.main_thread():
         yield came
         return
-    numbers = (signal.SIGTERM, signal.SIGINT)
-    before = {number: signal.getsignal(number) or signal.SIG_DFL for number in numbers}
+    before = {number: signal.getsignal(number) or signal.SIG_DFL for number in SIGNALS}
 
     def note(number: int, frame: Any) -> None:
         came.append(number)
         outer = before[signal.Signals(number)]
-        if callable(outer):
-            outer(number, frame)
-        raise KeyboardInterrupt
+        if not callable(outer):
+            raise KeyboardInterrupt
+        outer(number, frame)
 
-    heard = [number for number in numbers if before[number] is not signal.SIG_IGN]
+    heard = [number for number in SIGNALS if before[number] is not signal.SIG_IGN]
     for number in heard:
         signal.signal(number, note)
     try:

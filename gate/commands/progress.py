@@ -11,6 +11,7 @@ from contextlib import contextmanager
 import click
 
 from gate.commands._told import is_quiet
+from gate.interruption import demand_none
 from gate.progress import Progress, Silent
 
 _LONG_S = 20.0
@@ -108,12 +109,30 @@ def spoken(seconds: float) -> str:
 def progress(name: str) -> Iterator[Progress]:
     """A `Progress` for wherever stderr goes; with `--quiet` nobody is told."""
     if is_quiet():
-        yield Silent()
+        yield Heeding(Silent())
     elif not sys.stderr.isatty() or os.environ.get("TERM") == "dumb":
-        yield Lines(name)
+        yield Heeding(Lines(name))
     else:
         with _bar() as bar:
-            yield bar
+            yield Heeding(bar)
+
+
+class Heeding:
+    """Goes no step further once a signal has asked to end, whoever swallowed the interruption."""
+
+    def __init__(self, told: Progress) -> None:
+        """Tell `told` of everything else."""
+        self._told = told
+
+    def step(self, name: str, total: int | None = None) -> None:
+        """A step begins, unless the run is to end."""
+        demand_none()
+        self._told.step(name, total)
+
+    def advance(self, examples: int) -> None:
+        """So many more examples are done; the run may be to end here."""
+        demand_none()
+        self._told.advance(examples)
 
 
 @contextmanager

@@ -12,7 +12,6 @@ import pytest
 from gate.commands._told import QUIET, say
 from gate.commands._watch_events import Beating
 from gate.commands.progress import Lines, Pace, progress, spoken
-from gate.progress import Silent
 
 SCRIPT = """
 from gate.commands.progress import progress
@@ -95,7 +94,6 @@ def test_quiet_tells_nobody(capsys: pytest.CaptureFixture[str]) -> None:
     with click.Context(click.Command("run")) as context:
         context.meta[QUIET] = True
         with progress("digits") as shown:
-            assert isinstance(shown, Silent)
             shown.step("evaluate", 100)
         say("gate: record in out")
     assert capsys.readouterr().err == ""
