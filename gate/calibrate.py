@@ -7,12 +7,9 @@ memory does not depend on the number of examples, and no choice of method costs 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import suppress
-from hashlib import sha256
 from io import BytesIO
 from pathlib import Path
 from typing import Any
-from uuid import uuid4
 from zipfile import BadZipFile
 
 import numpy as np
@@ -21,6 +18,7 @@ from gate import ranges
 from gate.errors import DataError, EvaluationError
 from gate.histogram import Counter, Histogram
 from gate.recipes import Recipe
+from gate.sealed import Sealed
 from gate.values import Array, Batch, Split
 from gate.wording import few
 
@@ -186,61 +184,29 @@ def ranges_of(observed: Observed, recipe: Recipe, sources: Mapping[str, str]) ->
 
 
 class Cache:
-    """What earlier passes saw, in a folder, under a hash of all that it depends on.
-
-    A file that is damaged, or that was written for anything else, is never used; one that cannot
-    be written costs the next run a pass, and nothing else.
-    """
+    """What earlier passes saw, in a folder, under a hash of all that it depends on."""
 
     def __init__(self, folder: Path) -> None:
         """The folder need not exist."""
-        self._folder = folder
+        self._files = Sealed(folder, ".ranges")
 
     def load(self, key: Mapping[str, Any]) -> dict[str, Histogram] | None:
         """What was seen under this key; None where there is nothing that can be trusted."""
-        digest = _digest(key)
-        try:
-            whole = self._file(digest).read_bytes()
-        except OSError:
-            return None
-        seal, payload = whole[:_SEAL], whole[_SEAL:]
-        return _unpacked(payload) if seal == _seal(digest, payload) else None
+        payload = self._files.load(_whole(key))
+        return None if payload is None else _unpacked(payload)
 
     def save(self, key: Mapping[str, Any], observed: Observed) -> bool:
         """Keep it; False where the folder cannot be written."""
-        digest, payload = _digest(key), _packed(observed)
-        file = self._file(digest)
-        part = file.with_suffix(f".{uuid4().hex}.part")
-        try:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            part.write_bytes(_seal(digest, payload) + payload)
-            part.replace(file)
-        except OSError:
-            return False
-        finally:
-            with suppress(OSError):
-                part.unlink(missing_ok=True)
-        return True
-
-    def _file(self, digest: str) -> Path:
-        return self._folder / f"{digest}.ranges"
+        return self._files.save(_whole(key), _packed(observed))
 
 
 _FORMAT = 2
 """Of the files, and of what is counted in them."""
-_SEAL = 32
-"""Bytes of the hash that a file begins with."""
 _FLOATS = ("low", "high", "mean_low", "mean_high")
 
 
-def _digest(key: Mapping[str, Any]) -> str:
-    text = json.dumps({"format": _FORMAT, **key}, sort_keys=True, separators=(",", ":"))
-    return sha256(text.encode()).hexdigest()
-
-
-def _seal(digest: str, payload: bytes) -> bytes:
-    """Tells that a file is whole, and what it was written for."""
-    return sha256(digest.encode() + payload).digest()
+def _whole(key: Mapping[str, Any]) -> dict[str, Any]:
+    return {"format": _FORMAT, **key}
 
 
 def _packed(observed: Observed) -> bytes:

@@ -6,7 +6,7 @@ that needs none. `gate.identity` says how it is made.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from hashlib import sha256
 from itertools import combinations
 from pathlib import Path
@@ -17,7 +17,7 @@ from gate import artifact, census, formats, identity, remote, tokens
 from gate.errors import DataError, OverlapError, UsageError
 from gate.pictures import Files, Names
 from gate.policy import Policy
-from gate.preprocess import entering, fit, raw_names
+from gate.preprocess import Prepare, entering, fit, raw_names
 from gate.records import SplitInfo
 from gate.sources import DataSource, Preprocess
 from gate.table import Table, by_role, raw_inputs
@@ -51,23 +51,23 @@ def open_split(
         DataError: the file is damaged, does not fit the model or `classes`, holds NaN or Inf,
             repeats an id, is empty, is not the pinned one, or misses more images than `may_miss`.
     """
-    path = locate(name, source, base)
-    where = f"{name} ({remote.shown(source.path, path)})"
-    columns = read(name, source, base, scratch)
-    if inputs is None:
-        columns, inputs = raw_inputs(columns)
-        preprocess = None
-    files = home or base
-    fed = entering(inputs, preprocess, files)
-    names = raw_names(columns, fed, preprocess)
-    table = by_role(where, columns, names, fed, needs_target=needs_target)
-    prepare = fit(where, table.inputs, inputs, preprocess, files)
+    found = open_table(
+        name,
+        source,
+        base=base,
+        inputs=inputs,
+        preprocess=preprocess,
+        scratch=scratch,
+        needs_target=needs_target,
+        home=home,
+    )
+    table, prepare, preprocess = found.table, found.prepare, found.preprocess
     _check_table(table, preprocess, classes)
     rows = census.sample(table, source.limit, seed=seed, split=name)
     examples = census.identify(
         table, rows, prepare if preprocess else None, may_miss=source.may_miss
     )
-    _check_pin(source, path, table, examples)
+    _check_pin(source, locate(name, source, base), table, examples)
     return Split(
         name=name,
         source=source.path,
@@ -83,9 +83,48 @@ def open_split(
         order=examples.rows,
         prepare=prepare,
         named_by_files=isinstance(table.id, Names),
-        truncated=_truncated(table, examples.rows, preprocess, files),
+        truncated=_truncated(table, examples.rows, preprocess, home or base),
         missing=examples.missing,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """A split's table, of which nothing has been checked yet, and what feeds a model from it."""
+
+    table: Table
+    prepare: Prepare
+    preprocess: Preprocess | None
+    """As it applies: raw outputs that are judged need none."""
+
+
+def open_table(
+    name: str,
+    source: DataSource,
+    *,
+    base: Path,
+    inputs: tuple[TensorSpec, ...] | None,
+    preprocess: Preprocess | None,
+    scratch: Path,
+    needs_target: bool,
+    home: Path | None = None,
+) -> Opened:
+    """The table behind a split, read lazily, as `open_split` does before it looks at an example.
+
+    Raises:
+        UsageError, DataError: as `open_split`.
+    """
+    path = locate(name, source, base)
+    where = f"{name} ({remote.shown(source.path, path)})"
+    columns = read(name, source, base, scratch)
+    if inputs is None:
+        columns, inputs = raw_inputs(columns)
+        preprocess = None
+    files = home or base
+    fed = entering(inputs, preprocess, files)
+    names = raw_names(columns, fed, preprocess)
+    table = by_role(where, columns, names, fed, needs_target=needs_target)
+    return Opened(table, fit(where, table.inputs, inputs, preprocess, files), preprocess)
 
 
 def _check_table(table: Table, preprocess: Preprocess | None, classes: tuple[str, ...]) -> None:
