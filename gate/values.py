@@ -19,9 +19,7 @@ Array = NDArray[Any]
 class Value(BaseModel):
     """Data that a document holds: frozen, strict, without NaN."""
 
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True
-    )
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, defer_build=True)
 
 
 # ── arrays whose entries differ in length ─────────────────────────────────────────────────
