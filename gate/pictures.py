@@ -5,6 +5,7 @@ the image is drawn; pixels and boxes are then moved by the same numbers.
 """
 
 import io
+import os
 import re
 import struct
 import warnings
@@ -58,16 +59,18 @@ class PicturesError(DataError):
 # ── columns of encoded images ─────────────────────────────────────────────────────────────
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Files:
     """A column of encoded images, read from disk when they are asked for."""
 
-    paths: tuple[Path, ...]
+    names: Array
+    """(N,) of text: paths in `folder`."""
+    folder: Path
 
     @property
     def shape(self) -> tuple[int, ...]:
         """(N,)."""
-        return (len(self.paths),)
+        return self.names.shape
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -80,7 +83,11 @@ class Files:
         Raises:
             DataError: a file cannot be read; names it.
         """
-        return of_bytes([_read(self.paths[place]) for place in np.arange(len(self.paths))[index]])
+        return of_bytes([_read(path) for path in self.paths(index)])
+
+    def paths(self, index: Any = slice(None), /) -> list[str]:
+        """Where they lie, by slice or indices."""
+        return [os.path.join(self.folder, name) for name in self.names[index].tolist()]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -112,9 +119,9 @@ def of_bytes(values: Sequence[bytes]) -> Array:
     return column
 
 
-def _read(path: Path) -> bytes:
+def _read(path: str) -> bytes:
     try:
-        return path.read_bytes()
+        return Path(path).read_bytes()
     except OSError as error:
         raise DataError(f"{path} cannot be read ({error.strerror}); restore the file") from error
 
@@ -134,8 +141,7 @@ def decoded(data: bytes, color: str) -> Array:
         ValueError: not an image that Pillow decodes whole, or one of more than 8 bits a channel;
             says why.
     """
-    pixels: Array = _opened(data, _upright)
-    return recoloured(pixels, color)
+    return recoloured(_opened(data, _upright), color)
 
 
 def size_of(data: bytes) -> tuple[int, int]:

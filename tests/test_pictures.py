@@ -170,14 +170,14 @@ def test_any_damage_is_named_or_harmless(data):
 
 
 def test_files_are_read_when_they_are_asked_for(tmp_path):
-    paths = tuple(tmp_path / name for name in "abc")
-    for path in paths:
-        path.write_bytes(path.name.encode())
-    column = Files(paths)
+    for name in "abc":
+        (tmp_path / name).write_bytes(name.encode())
+    column = Files(np.array(list("abc")), tmp_path)
     assert (column.shape, column.dtype) == ((3,), object)
     assert column[1:].tolist() == [b"b", b"c"]
     assert column[np.array([2, 0])].tolist() == [b"c", b"a"]
-    paths[1].unlink()
+    assert column.paths(slice(1)) == [str(tmp_path / "a")]
+    (tmp_path / "b").unlink()
     with pytest.raises(DataError, match=r"b cannot be read \(No such file"):
         column[0:2]
 

@@ -103,7 +103,8 @@ def _demand_same_images(clone: Repository, commit: str, held: LoadedPolicy, rev:
     """Images that the data name are data, too, wherever they lie."""
     with tempfile.TemporaryDirectory(prefix="gate-") as scratch:
         columns = data.read("held_out", held.policy.judge.held_out, held.base, Path(scratch))
-        paths = [path for one in columns.values() if isinstance(one, Files) for path in one.paths]
+        files = [one for one in columns.values() if isinstance(one, Files)]
+        paths = [Path(path) for one in files for path in one.paths()]
     known: dict[PurePosixPath, dict[PurePosixPath, Entry]] = {}
     for path in paths:
         place = clone.place(path)

@@ -231,7 +231,8 @@ def _add_pictures(loaded: LoadedPolicy, watched: _Watched, name: str, source: Da
         return
     with tempfile.TemporaryDirectory(prefix="gate-") as scratch:
         columns = data.read(name, source, loaded.base, Path(scratch)).values()
-    folders = {path.parent for one in columns if isinstance(one, Files) for path in one.paths}
+    files = (one for one in columns if isinstance(one, Files))
+    folders = {Path(path).parent for one in files for path in one.paths()}
     for folder in sorted(folders):
         watched.add(folder, f"pictures of {name}")
 

@@ -93,10 +93,8 @@ class Blobs:
 
     def __getitem__(self, index: Any, /) -> Array:
         """(B,) of bytes, by slice or indices."""
-        chosen = np.arange(self.shape[0])[index]
-        return of_bytes(
-            [self.data[self.offsets[row] : self.offsets[row + 1]].tobytes() for row in chosen]
-        )
+        ends = zip(self.offsets[:-1][index], self.offsets[1:][index], strict=True)
+        return of_bytes([self.data[start:end].tobytes() for start, end in ends])
 
 
 def unpack(where: str, arrays: Iterable[Any], target: Path) -> Blobs:

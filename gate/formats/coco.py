@@ -5,6 +5,7 @@ Source: the data format of https://cocodataset.org/#format-data; `bbox` is x, y,
 
 import json
 import math
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,12 +54,14 @@ class Coco:
                 pixel.
         """
         document = _document(path)
-        names = [image["file_name"] for image in document.images]
-        files = Files(tuple(_file(path, images, name) for name in names))
+        listed = [image["file_name"] for image in document.images]
+        _check_files(path, images, listed)
+        names = np.array(listed, dtype=str)
+        files = Files(names, images)
         _check_sizes(path, document.images, files)
         return {
             "image": files,
-            "id": Names(np.array(names, dtype=str)),
+            "id": Names(names),
             "target": _target(path, document),
         }
 
@@ -153,25 +156,19 @@ def _refuse_repeated(path: Path, entries: list[dict[str, Any]], field: str) -> N
 # ── images ────────────────────────────────────────────────────────────────────────────────
 
 
-def _file(path: Path, images: Path, name: str) -> Path:
-    inner = Path(name)
-    if not name.isprintable() or not name or inner.is_absolute() or ".." in inner.parts:
-        raise DataError(
-            f"{path}: 'file_name' {name!r} is no plain path in the folder of the images; correct it"
-        )
-    if not _is_file(images / inner):
-        raise DataError(
-            f"{path}: image {_shown(name)!r} is not in {images}; restore it, or say in `images:` "
-            "which folder holds the images"
-        )
-    return images / inner
-
-
-def _is_file(path: Path) -> bool:
-    try:
-        return path.is_file()
-    except OSError:  # no name that a file can have
-        return False
+def _check_files(path: Path, images: Path, names: list[str]) -> None:
+    for name in names:
+        outside = os.path.isabs(name) or ".." in name.split("/")
+        if not name.isprintable() or not name or outside:
+            raise DataError(
+                f"{path}: 'file_name' {name!r} is no plain path in the folder of the images; "
+                "correct it"
+            )
+        if not os.path.isfile(os.path.join(images, name)):
+            raise DataError(
+                f"{path}: image {_shown(name)!r} is not in {images}; restore it, or say in "
+                "`images:` which folder holds the images"
+            )
 
 
 def _check_sizes(path: Path, images: list[dict[str, Any]], files: Files) -> None:

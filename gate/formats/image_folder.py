@@ -31,10 +31,8 @@ class ImageFolder:
                 class, or a name that is no text.
         """
         names = _names(path)
-        columns: dict[str, Column] = {
-            "image": Files(tuple(path / name for name in names)),
-            "id": Names(np.array(names, dtype=str)),
-        }
+        values = np.array(names, dtype=str)
+        columns: dict[str, Column] = {"image": Files(values, path), "id": Names(values)}
         if _classes(path, names):
             columns["target"] = np.array([name.split("/")[0] for name in names], dtype=str)
         return columns
@@ -80,7 +78,8 @@ def _walk(path: Path) -> list[str]:
         inner = Path(folder).relative_to(path)
         if not folders and not any(not name.startswith(".") for name in files) and inner.parts:
             raise DataError(f"{path}: folder {str(inner)!r} is empty; remove it, or restore it")
-        found += [(inner / name).as_posix() for name in files if not name.startswith(".")]
+        prefix = f"{inner.as_posix()}/" if inner.parts else ""
+        found += [prefix + name for name in files if not name.startswith(".")]
     return found
 
 

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,7 +56,7 @@ class Jsonl:
         columns: dict[str, Column] = {name: _read_only(array) for name, array in arrays.items()}
         if _IMAGE_PATH in columns:
             named = columns.pop(_IMAGE_PATH)
-            columns[_IMAGE] = _files(path, images, named[:].tolist())
+            columns[_IMAGE] = _files(path, images, named[:])
             columns.setdefault(_ID, Names(named[:]))
         return columns
 
@@ -242,17 +243,17 @@ def _read_only(array: Array) -> Column:
     return array
 
 
-def _files(path: Path, images: Path, names: list[str]) -> Files:
-    for number, name in enumerate(names, start=1):
-        inner = Path(name)
-        if not name or not name.isprintable() or inner.is_absolute() or ".." in inner.parts:
+def _files(path: Path, images: Path, names: Array) -> Files:
+    for number, name in enumerate(names.tolist(), start=1):
+        outside = os.path.isabs(name) or ".." in name.split("/")
+        if not name or not name.isprintable() or outside:
             raise DataError(
                 f"{path}:{number}: {_IMAGE_PATH!r} {name!r} is no plain path in the folder of the "
                 "images; correct it"
             )
-        if not (images / inner).is_file():
+        if not os.path.isfile(os.path.join(images, name)):
             raise DataError(
                 f"{path}:{number}: image {name!r} is not in {images}; restore it, or say in "
                 "`images:` which folder holds the images"
             )
-    return Files(tuple(images / name for name in names))
+    return Files(names, images)
