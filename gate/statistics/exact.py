@@ -110,7 +110,7 @@ def _thresholds(
     low, high = np.zeros_like(totals), totals + 1
     while np.any(searching := low < high):
         middle = np.minimum((low + high) // 2, totals)
-        at = tango.z_statistic(middle, totals - middle, n, delta)
+        at = tango.z_unchecked(middle, totals - middle, n, delta)
         below = at < z - slack if losing else at <= z + slack
         low = np.where(searching & below, middle + 1, low)
         high = np.where(searching & ~below, middle, high)

@@ -41,7 +41,9 @@ def z_statistic(b: ArrayLike, c: ArrayLike, n: ArrayLike, delta: ArrayLike) -> F
     """
     lost, gained, pairs, drop = _checked(b, c, n, delta)
     swapped = drop < 0
-    z = _z(np.where(swapped, gained, lost), np.where(swapped, lost, gained), pairs, np.abs(drop))
+    z = z_unchecked(
+        np.where(swapped, gained, lost), np.where(swapped, lost, gained), pairs, np.abs(drop)
+    )
     return np.asarray(np.where(swapped, -z, z))
 
 
@@ -73,8 +75,11 @@ def _upper(b: int, c: int, n: int, z: float) -> float:
     return float(brentq(gap, (b - c) / n, 1.0, xtol=1e-15))
 
 
-def _z(b: Floats, c: Floats, n: Floats, delta: Floats) -> Floats:
-    """Z(δ) for 0 ≤ δ ≤ 1; the root is taken in the form that does not cancel."""
+def z_unchecked(b: Any, c: Any, n: Any, delta: Any) -> Floats:
+    """`z_statistic` for 0 ≤ δ ≤ 1 and counts that are known to be in range.
+
+    The root is taken in the form that does not cancel.
+    """
     B = (2 * n - b + c) * delta - b - c
     C = -c * delta * (1 - delta)
     root = np.sqrt(np.maximum(B * B - 8 * n * C, 0.0))
