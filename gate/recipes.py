@@ -16,9 +16,7 @@ Target = Literal["x86-vnni", "x86", "arm64", "tensorrt"]
 class Recipe(BaseModel):
     """How an FP32 model becomes INT8; everything a backend needs to know, and nothing else."""
 
-    model_config = ConfigDict(
-        frozen=True, extra="forbid", use_attribute_docstrings=True, defer_build=True
-    )
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     name: str
     """The preset it is or refines."""

@@ -24,7 +24,6 @@ class Strict(BaseModel):
         frozen=True,
         extra="forbid",
         allow_inf_nan=False,
-        use_attribute_docstrings=True,
         defer_build=True,
     )
 

@@ -1,11 +1,18 @@
 """`gate schema`: the JSON Schema of a policy as a person writes it, for editors."""
 
+import ast
 import copy
-from collections.abc import Mapping
+import inspect
+from collections.abc import Iterator, Mapping
+from functools import cache
+from itertools import pairwise
 from typing import Any
 
+from pydantic import BaseModel
+
 from gate.policy import THRESHOLDS, Policy
-from gate.recipes import RECIPES, REFINABLE
+from gate.recipes import RECIPES, REFINABLE, Recipe
+from gate.sources import Strict
 
 _Schema = dict[str, Any]
 _MERGED = ("Build", "DataSource", "Decode", "ExpectFp32", "Judge", "Policy", "Preprocess", "Recipe")
@@ -22,6 +29,7 @@ def schema() -> _Schema:
     A file that extends another may leave out what that one says, so it is held against
     definitions that require nothing; any other file against the full ones.
     """
+    _describe()
     policy = Policy.model_json_schema(by_alias=True)
     definitions: _Schema = policy.pop("$defs")
     definitions["Policy"] = policy
@@ -37,6 +45,38 @@ def schema() -> _Schema:
         "else": {"$ref": "#/$defs/Policy"},
         "$defs": dict(sorted(_untitled(definitions | partial).items())),
     }
+
+
+@cache
+def _describe() -> None:
+    """Give every field of a policy the docstring that stands under it.
+
+    Only here, as reading sources takes longer than all else that importing a policy does.
+    """
+    for model in (Recipe, *_below(Strict)):
+        for base in reversed(model.__mro__):
+            if base is not BaseModel and issubclass(base, BaseModel):
+                for name, text in _docstrings(base):
+                    model.model_fields[name].description = text
+        model.model_rebuild(force=True)
+
+
+def _below(model: type[BaseModel]) -> Iterator[type[BaseModel]]:
+    """In the order in which they are defined: what a type holds comes before it."""
+    for below in model.__subclasses__():
+        yield below
+        yield from _below(below)
+
+
+def _docstrings(model: type[BaseModel]) -> Iterator[tuple[str, str]]:
+    """The fields that a class itself defines, and what stands under them."""
+    (definition,) = ast.parse(inspect.getsource(model)).body
+    assert isinstance(definition, ast.ClassDef)
+    for field, text in pairwise(definition.body):
+        if not isinstance(field, ast.AnnAssign) or not isinstance(field.target, ast.Name):
+            continue
+        if isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant):
+            yield field.target.id, inspect.cleandoc(str(text.value.value))
 
 
 def _as_written(definitions: _Schema) -> None:
