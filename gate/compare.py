@@ -108,7 +108,7 @@ def describe(
     evidence = _Evidence(evaluation, artifacts)
     for metric in metrics:
         if isinstance(metric, Metric):
-            drafts.append(_held(shown(evidence.pairs(metric, Sample(), against)), against))
+            drafts.append(_held(shown(evidence.whole(metric, against)), against))
         elif metric.name in artifacts:
             drafts.append(Draft(_exact_number(metric, *artifacts[metric.name])))
     return tuple(_comparison(draft, alpha, alpha) for draft in drafts)
@@ -226,6 +226,10 @@ class _Evidence:
         if key not in self._cut:
             self._cut[key] = self._pairs(metric, sample.index, against)
         return self._cut[key]
+
+    def whole(self, metric: Metric, against: str) -> Pairs:
+        """As `pairs` of all examples, for one look: many metrics would add up to much memory."""
+        return self._pairs(metric, None, against)
 
     def _reference(self, against: str) -> Mapping[str, Rows]:
         found = self.evaluation
