@@ -5,15 +5,18 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
-from gate import identity
+from gate import hashes, identity, tokens
 from gate.errors import DataError
+from gate.hashes import Known
 from gate.pictures import PicturesError
 from gate.preprocess import Prepare
+from gate.sources import Preprocess
 from gate.table import Table, take
-from gate.values import Array, Column, Ragged, Values, finite
+from gate.values import Array, Classed, Column, Ragged, Values, finite
 
 _SHOWN = 5
 _LAST_CODE = 0x10FFFF
@@ -37,17 +40,48 @@ class Examples:
     missing: tuple[str, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class _Hashes:
-    """(N, 32) uint8 each: sha256 of the inputs as stored, and as the model gets them."""
+def check(table: Table, preprocess: Preprocess | None, classes: tuple[str, ...]) -> None:
+    """Show that names of classes mean the same in the data and in a policy, and no text is empty.
 
-    stored: Array
-    prepared: Array
-    missing: Mapping[int, str]
-    """Places of images that do not decode, and why."""
+    Raises:
+        DataError: one means another class, or one is empty.
+    """
+    _demand_same_classes(table, classes)
+    _refuse_empty(table, preprocess)
 
 
-def sample(table: Table, limit: int | None, *, seed: int, split: str) -> Array:
+def _demand_same_classes(table: Table, classes: tuple[str, ...]) -> None:
+    """Raises DataError where a name stands for one class in the data and another in the policy."""
+    if not isinstance(table.target, Classed):
+        return
+    for place, name in enumerate(table.target.classes):
+        if name in classes and classes.index(name) != place:
+            raise DataError(
+                f"{table.where}: {name!r} is class {place} in the data (categories count by their "
+                f"ids) and class {classes.index(name)} in `build.classes`: boxes would be held "
+                "against another class's. Number the categories as the model's outputs are, or "
+                "mend `build.classes`"
+            )
+
+
+def _refuse_empty(table: Table, preprocess: Preprocess | None) -> None:
+    """Raises DataError where a text is empty; names the first."""
+    if preprocess is None or preprocess.tokenizer is None:
+        return
+    for part, raw in table.blocks(np.arange(len(table))):
+        found = np.flatnonzero(tokens.empty(preprocess.tokenizer, raw)) + part.start
+        if len(found):
+            named = "" if table.id is None else f", id {str(table.id[found[:1]][0])!r}"
+            raise DataError(
+                f"{table.where}: the text of example {found[0]} (counting from 0{named}) is empty; "
+                "leave such out, or write `allow_empty: true` in `build.preprocess.tokenizer` if "
+                "production gets them, too"
+            )
+
+
+def sample(
+    table: Table, limit: int | None, *, seed: int, split: str, known: Known | None = None
+) -> Array:
     """(min(N, limit),) of int64, ascending: all rows, or those whose lots come first.
 
     An example's lot is drawn from what it is, never from where it stands, so that the order of
@@ -59,21 +93,34 @@ def sample(table: Table, limit: int | None, *, seed: int, split: str) -> Array:
     if table.id is not None:
         told: dict[str, Values] = {"id": _explicit_ids(table.where, table.id, every)}
     else:
-        hashed = [identity.hash_rows(blocks) for _, blocks in table.blocks(every)]
         others = {f"column {name}": take(column, every) for name, column in table.others.items()}
-        told = others | {"inputs": np.concatenate(hashed)}
+        told = others | {"inputs": _stored(table, known)}
     return np.sort(np.argsort(identity.lots(told, seed, split), kind="stable")[:limit])
 
 
-def identify(table: Table, rows: Array, prepare: Prepare | None, *, may_miss: int = 0) -> Examples:
-    """`prepare` is what makes different raw values the same to the model, where there is such."""
+def identify(
+    table: Table,
+    rows: Array,
+    prepare: Prepare | None,
+    *,
+    may_miss: int = 0,
+    known: Known | None = None,
+) -> Examples:
+    """Only rows of which something is not `known` are read; what is found of them is added there.
+
+    `prepare` is what makes different raw values the same to the model, where there is such; of an
+    example it makes the same in any batch.
+    """
+    known = known or Known(len(table))
     explicit = None if table.id is None else _explicit_ids(table.where, table.id, rows)
-    found = _hash_inputs(table, rows, explicit, prepare)
-    labels = identity.heads(found.stored) if explicit is None else explicit
-    _refuse_missing(table.where, found.missing, labels, may_miss, len(rows))
-    kept = np.setdiff1d(np.arange(len(rows)), [*found.missing])
-    missing = tuple(str(labels[place]) for place in sorted(found.missing))
-    rows, labels, hashes = rows[kept], labels[kept], found.stored[kept]
+    _hash_inputs(table, rows, explicit, prepare, known)
+    labels = identity.heads(known.stored[rows]) if explicit is None else explicit
+    absent = _missing(rows, known) if prepare else {}
+    _refuse_missing(table.where, absent, labels, may_miss, len(rows))
+    kept = np.setdiff1d(np.arange(len(rows)), [*absent])
+    missing = tuple(str(labels[place]) for place in sorted(absent))
+    rows, labels = rows[kept], labels[kept]
+    stored = known.stored[rows]
     values = {
         name: _checked(table.where, name, column, rows, labels)
         for name, column in table.others.items()
@@ -85,12 +132,12 @@ def identify(table: Table, rows: Array, prepare: Prepare | None, *, may_miss: in
     return Examples(
         rows=rows,
         ids=ids,
-        content=found.prepared[kept, :16].copy(),
+        content=(known.prepared if prepare else known.stored)[rows, :16],
         targets=targets,
         unit=flat.pop("unit", None),
         slices=flat,
-        sha256=identity.digest(ids, hashes, targets),
-        hashes=hashes,
+        sha256=known.digest(identity.digest, ids, stored, targets),
+        hashes=stored,
         missing=missing,
     )
 
@@ -130,20 +177,40 @@ def _explicit_ids(where: str, column: Column, rows: Array) -> Array:
     return ids
 
 
-def _hash_inputs(table: Table, rows: Array, ids: Array | None, prepare: Prepare | None) -> _Hashes:
-    """Every input is read, and every image decoded, once."""
-    stored = np.empty((len(rows), 32), dtype=np.uint8)
-    prepared = np.empty_like(stored) if prepare else stored
-    missing: dict[int, str] = {}
-    for part, blocks in table.blocks(rows):
-        stored[part] = identity.hash_rows(blocks)
-        labels = identity.heads(stored[part]) if ids is None else ids[part]
+def _stored(table: Table, known: Known | None) -> Array:
+    """(N, 32) hashes of all inputs as stored, unchecked."""
+    known = known or Known(len(table))
+    every = np.arange(len(table), dtype=np.int64)
+    fresh = every[known.lacking(every, hashes.STORED)]
+    for part, blocks in table.blocks(fresh):
+        known.stored[fresh[part]] = identity.hash_rows(blocks)
+        known.state[fresh[part]] |= hashes.STORED
+    return known.stored
+
+
+def _hash_inputs(
+    table: Table, rows: Array, ids: Array | None, prepare: Prepare | None, known: Known
+) -> None:
+    """Every input that is not known is read, and every image decoded, once."""
+    wanted = hashes.STORED | hashes.SOUND | (hashes.PREPARED if prepare else 0)
+    places = known.lacking(rows, wanted)
+    for part, blocks in table.blocks(rows[places]):
+        fresh, stored = rows[places[part]], identity.hash_rows(blocks)
+        labels = identity.heads(stored) if ids is None else ids[places[part]]
         for name, block in blocks.items():
-            _refuse_bad(table.where, name, block, rows[part], labels)
+            _refuse_bad(table.where, name, block, fresh, labels)
+        known.stored[fresh] = stored
         if prepare:
-            prepared[part], faults = _entering(table.where, blocks, labels, prepare)
-            missing |= {part.start + place: why for place, why in faults.items()}
-    return _Hashes(stored, prepared, missing)
+            known.prepared[fresh], faults = _entering(table.where, blocks, labels, prepare)
+            known.reasons |= {int(fresh[place]): why for place, why in faults.items()}
+            known.state[fresh[[*faults]]] |= hashes.MISSING
+        known.state[fresh] |= wanted
+
+
+def _missing(rows: Array, known: Known) -> dict[int, str]:
+    """Places in `rows` of images that do not decode, and why."""
+    places = np.flatnonzero(known.state[rows] & hashes.MISSING)
+    return {int(place): known.reasons[int(rows[place])] for place in places}
 
 
 def _entering(
@@ -158,11 +225,11 @@ def _entering(
             raise DataError(f"{where}: example {str(labels[place])!r}: {why}") from error
         faults = error.faults
     kept = np.setdiff1d(np.arange(len(labels)), [*faults])
-    hashes = np.zeros((len(labels), 32), dtype=np.uint8)
+    found = np.zeros((len(labels), 32), dtype=np.uint8)
     if kept.size:
         rest = {name: block[kept] for name, block in blocks.items()}
-        hashes[kept], _ = _entering(where, rest, labels[kept], prepare)
-    return hashes, faults
+        found[kept], _ = _entering(where, rest, labels[kept], prepare)
+    return found, faults
 
 
 def _refuse_bad(where: str, name: str, block: Values, rows: Array, labels: Array | None) -> None:
@@ -186,13 +253,29 @@ def _refuse_bad(where: str, name: str, block: Values, rows: Array, labels: Array
         )
 
 
-def population(table: Table, examples: Examples) -> str:
+def population(table: Table, examples: Examples, known: Known | None = None) -> str:
     """Of every example that there was to draw from: a sample, or other ids, are no other data."""
+    known = known or Known(len(table))
     if len(examples.ids) == len(table):
-        return identity.population(examples.hashes, examples.targets)
+        return known.digest(identity.population, examples.hashes, examples.targets)
     every = np.arange(len(table), dtype=np.int64)
-    hashes = np.concatenate([identity.hash_rows(block) for _, block in table.blocks(every)])
-    return identity.population(hashes, None if table.target is None else take(table.target, every))
+    targets = None if table.target is None else take(table.target, every)
+    return known.digest(identity.population, _stored(table, known), targets)
+
+
+def truncated(
+    table: Table, rows: Array, preprocess: Preprocess | None, home: Path, known: Known
+) -> int:
+    """How many of these rows have more tokens than the model is given."""
+    if preprocess is None or preprocess.tokenizer is None:
+        return 0
+    spec = preprocess.tokenizer
+    file = tokens.place(spec, home)
+    fresh = rows[known.lacking(rows, hashes.MEASURED)]
+    for part, raw in table.blocks(fresh):
+        known.state[fresh[part]] |= hashes.MEASURED
+        known.state[fresh[part][tokens.truncated(spec, file, raw)]] |= hashes.LONG
+    return int(np.count_nonzero(known.state[rows] & hashes.LONG))
 
 
 def listed(ids: Array) -> str:

@@ -13,15 +13,15 @@ from pathlib import Path
 
 import numpy as np
 
-from gate import artifact, census, formats, identity, remote, tokens
+from gate import artifact, census, formats, hashes, identity, remote
 from gate.errors import DataError, OverlapError, UsageError
 from gate.pictures import Files, Names
 from gate.policy import Policy
-from gate.preprocess import Prepare, entering, fit, raw_names
+from gate.preprocess import Prepare, by_itself, entering, fit, raw_names
 from gate.records import SplitInfo
 from gate.sources import DataSource, Preprocess
 from gate.table import Table, by_role, raw_inputs
-from gate.values import Array, Candidate, Classed, Column, Split, TensorSpec
+from gate.values import Array, Candidate, Column, Split, TensorSpec
 
 _DEFAULT_BATCH = 64
 
@@ -38,6 +38,7 @@ def open_split(
     needs_target: bool,
     home: Path | None = None,
     classes: tuple[str, ...] = (),
+    paranoid: bool = False,
 ) -> Split:
     """Open a split for a model with `inputs`, check all of it once, and identify its examples.
 
@@ -46,10 +47,14 @@ def open_split(
     `source.path` is relative to `base`, and what `preprocess` names to `home`, by default the
     same; `classes` are the policy's. Only inputs stay on disk. A `limit` above N takes all N.
 
+    What `gate.hashes` remembers of earlier openings is not read again, unless `paranoid`: then
+    everything is, and has to be what is remembered. A pin is held against the bytes in any case.
+
     Raises:
         UsageError: no such file or format, or `preprocess` for a model with several inputs.
         DataError: the file is damaged, does not fit the model or `classes`, holds NaN or Inf,
-            repeats an id, is empty, is not the pinned one, or misses more images than `may_miss`.
+            repeats an id, is empty, is not the pinned one, misses more images than `may_miss`, or
+            is not what is remembered of a file of this size and time.
     """
     found = open_table(
         name,
@@ -61,31 +66,9 @@ def open_split(
         needs_target=needs_target,
         home=home,
     )
-    table, prepare, preprocess = found.table, found.prepare, found.preprocess
-    _check_table(table, preprocess, classes)
-    rows = census.sample(table, source.limit, seed=seed, split=name)
-    examples = census.identify(
-        table, rows, prepare if preprocess else None, may_miss=source.may_miss
-    )
-    _check_pin(source, locate(name, source, base), table, examples)
-    return Split(
-        name=name,
-        source=source.path,
-        ids=examples.ids,
-        explicit_ids=table.id is not None,
-        content=examples.content,
-        inputs=table.inputs,
-        targets=examples.targets,
-        slices=examples.slices,
-        unit=examples.unit,
-        sha256=examples.sha256,
-        population=census.population(table, examples),
-        order=examples.rows,
-        prepare=prepare,
-        named_by_files=isinstance(table.id, Names),
-        truncated=_truncated(table, examples.rows, preprocess, home or base),
-        missing=examples.missing,
-    )
+    census.check(found.table, found.preprocess, classes)
+    home, trust = home or base, not paranoid
+    return _identified(name, source, found, inputs=inputs or (), home=home, seed=seed, trust=trust)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +79,9 @@ class Opened:
     prepare: Prepare
     preprocess: Preprocess | None
     """As it applies: raw outputs that are judged need none."""
+    path: Path
+    stamp: hashes.Stamp
+    """Of the path, before anything was read."""
 
 
 def open_table(
@@ -115,6 +101,7 @@ def open_table(
         UsageError, DataError: as `open_split`.
     """
     path = locate(name, source, base)
+    stamp = hashes.stamp_of(path)
     where = f"{name} ({remote.shown(source.path, path)})"
     columns = read(name, source, base, scratch)
     if inputs is None:
@@ -124,58 +111,71 @@ def open_table(
     fed = entering(inputs, preprocess, files)
     names = raw_names(columns, fed, preprocess)
     table = by_role(where, columns, names, fed, needs_target=needs_target)
-    return Opened(table, fit(where, table.inputs, inputs, preprocess, files), preprocess)
+    prepare = fit(where, table.inputs, inputs, preprocess, files)
+    return Opened(table, prepare, preprocess, path, stamp)
 
 
-def _check_table(table: Table, preprocess: Preprocess | None, classes: tuple[str, ...]) -> None:
-    _demand_same_classes(table, classes)
-    _refuse_empty(table, preprocess)
+def _identified(
+    name: str,
+    source: DataSource,
+    found: Opened,
+    *,
+    inputs: tuple[TensorSpec, ...],
+    home: Path,
+    seed: int,
+    trust: bool,
+) -> Split:
+    """Every example checked and hashed, as far as that is not remembered, or not trusted."""
+    table, preprocess = found.table, found.preprocess
+    of_file = _sha256_of_file(source, found.path, table)
+    pinned = source.sha256 != of_file
+    origin = hashes.Origin(found.path, found.stamp, source.format, pinned=pinned)
+    memory = hashes.Memory(table, origin, inputs, preprocess, home)
+    known = memory.recall(trust=trust)
+    rows = census.sample(table, source.limit, seed=seed, split=name, known=known)
+    telling = by_itself(preprocess)
+    alike = fit(table.where, table.inputs, inputs, telling, home) if telling else None
+    examples = census.identify(table, rows, alike, may_miss=source.may_miss, known=known)
+    _check_pin(source, of_file, table, examples)
+    population = census.population(table, examples, known)
+    truncated = census.truncated(table, examples.rows, preprocess, home, known)
+    memory.keep(known)
+    if not trust:
+        memory.demand_same(known)
+    return Split(
+        name=name,
+        source=source.path,
+        ids=examples.ids,
+        explicit_ids=table.id is not None,
+        content=examples.content,
+        inputs=table.inputs,
+        targets=examples.targets,
+        slices=examples.slices,
+        unit=examples.unit,
+        sha256=examples.sha256,
+        population=population,
+        order=examples.rows,
+        prepare=found.prepare,
+        named_by_files=isinstance(table.id, Names),
+        truncated=truncated,
+        missing=examples.missing,
+    )
 
 
-def _demand_same_classes(table: Table, classes: tuple[str, ...]) -> None:
-    """Raises DataError where a name stands for one class in the data and another in the policy."""
-    if not isinstance(table.target, Classed):
-        return
-    for place, name in enumerate(table.target.classes):
-        if name in classes and classes.index(name) != place:
-            raise DataError(
-                f"{table.where}: {name!r} is class {place} in the data (categories count by their "
-                f"ids) and class {classes.index(name)} in `build.classes`: boxes would be held "
-                "against another class's. Number the categories as the model's outputs are, or "
-                "mend `build.classes`"
-            )
-
-
-def _refuse_empty(table: Table, preprocess: Preprocess | None) -> None:
-    """Raises DataError where a text is empty; names the first."""
-    if preprocess is None or preprocess.tokenizer is None:
-        return
-    for part, raw in table.blocks(np.arange(len(table))):
-        found = np.flatnonzero(tokens.empty(preprocess.tokenizer, raw)) + part.start
-        if len(found):
-            named = "" if table.id is None else f", id {str(table.id[found[:1]][0])!r}"
-            raise DataError(
-                f"{table.where}: the text of example {found[0]} (counting from 0{named}) is empty; "
-                "leave such out, or write `allow_empty: true` in `build.preprocess.tokenizer` if "
-                "production gets them, too"
-            )
-
-
-def _truncated(table: Table, rows: Array, preprocess: Preprocess | None, home: Path) -> int:
-    if preprocess is None or preprocess.tokenizer is None:
-        return 0
-    spec = preprocess.tokenizer
-    file = tokens.place(spec, home)
-    return sum(int(tokens.truncated(spec, file, raw).sum()) for _, raw in table.blocks(rows))
-
-
-def _check_pin(source: DataSource, path: Path, table: Table, examples: census.Examples) -> None:
-    """The pin is the sha256 of a file that holds all, or the digest of all of its examples."""
-    if source.sha256 is None:
-        return
+def _sha256_of_file(source: DataSource, path: Path, table: Table) -> str | None:
+    """Of the bytes, where there is a pin and one file holds all."""
     alone = path.is_file() and not any(isinstance(c, Files) for c in table.inputs.values())
-    of_file = artifact.sha256_of(path) if alone else None
-    if source.sha256 == of_file:
+    return artifact.sha256_of(path) if alone and source.sha256 is not None else None
+
+
+def _check_pin(
+    source: DataSource, of_file: str | None, table: Table, examples: census.Examples
+) -> None:
+    """The pin is the sha256 of a file that holds all, or the digest of all of its examples.
+
+    Neither comes from what is remembered: of content that is pinned nothing is.
+    """
+    if source.sha256 in (None, of_file):
         return
     sampled = len(examples.ids) < len(table)
     every = np.arange(len(table))

@@ -162,6 +162,30 @@ def digest(preprocess: Preprocess | None) -> str:
     return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
 
 
+def is_by_row(
+    columns: Mapping[str, Column], inputs: Sequence[TensorSpec], preprocess: Preprocess | None
+) -> bool:
+    """Whether an example becomes the same, to the last bit, whatever stands beside it in a batch.
+
+    A runtime's sums may depend on the batch, and images of several sizes are no batch.
+    """
+    if preprocess is None:
+        return True
+    fixed = all(None not in spec.shape[1:] for spec in inputs)
+    drawn = any(map(pictures.is_encoded, columns.values()))
+    sized = None not in pictures.output_size(preprocess)
+    return preprocess.graph is None and (fixed or sized or not drawn)
+
+
+def by_itself(preprocess: Preprocess | None) -> Preprocess | None:
+    """The same with texts padded to one length: what a text becomes tells it apart from others,
+    and must not depend on the longest one beside it."""
+    if preprocess is None or preprocess.tokenizer is None:
+        return preprocess
+    padded = preprocess.tokenizer.model_copy(update={"padding": "max_length"})
+    return preprocess.model_copy(update={"tokenizer": padded})
+
+
 def described(inputs: Sequence[TensorSpec]) -> str:
     """`image float32 (N, 1, 8, ?), mask bool (N, 8)`."""
     return ", ".join(f"{spec.name} {spec.dtype} {_dims(spec.shape[1:])}" for spec in inputs)

@@ -382,6 +382,20 @@ def test_overlap_across_formats(opened):
         data.prove_disjoint([first, second])
 
 
+def test_a_text_is_the_same_whatever_it_is_padded_with(opened, tmp_path):
+    (tmp_path / "tokenizer.json").write_text(TOKENIZER)
+    how = {"file": "tokenizer.json", "max_length": 8, "padding": "longest"}
+    more = {
+        "inputs": (TensorSpec("input_ids", "int64", (None, None)),),
+        "preprocess": Preprocess(tokenizer=how),
+        "needs_target": False,
+    }
+    first = opened({"text": np.array(["the cat", "the the the the"])}, name="calibration", **more)
+    second = opened({"text": np.array(["the  cat", "the the"])}, **more)
+    with pytest.raises(OverlapError, match=r"share 1 examples \(1 by content"):
+        data.prove_disjoint((first, second))
+
+
 # ── villains ──────────────────────────────────────────────────────────────────────────────
 
 
