@@ -37,13 +37,14 @@ test-slow: $(EVERYTHING) ## Run the long simulations
 test-real: $(REAL) ## Gate real models that packages of PyPI ship, as docs/quantization.md shows
 	$(BIN)/python -m pytest -q -m real tests/real
 
-bench: $(EVERYTHING) ## Measure verdict, calibration, diagnosis, recovery and history, as docs/ shows
+bench: $(EVERYTHING) ## Measure verdict, calibration, diagnosis, recovery, history and speed, as docs/ shows
 	@$(PIP) mlxtend
 	@$(BIN)/python benchmarks/verdict.py
 	@$(BIN)/python benchmarks/calibration.py
 	@$(BIN)/python benchmarks/diagnosis.py
 	@$(PIP) nncf && $(BIN)/python benchmarks/recovery.py
 	@$(BIN)/python benchmarks/history.py
+	@$(PIP) ray && $(BIN)/python benchmarks/speed.py
 
 check: $(EVERYTHING) ## Format, lint, types, architecture, workflows
 	$(BIN)/ruff format --check .

@@ -13,6 +13,9 @@ import numpy as np
 from gate.errors import RecordError
 from gate.values import Array, Evaluation, Ragged, Rows, Values
 
+_BLOCK = 1 << 20
+"""Bytes."""
+
 
 def save_arrays(path: Path, arrays: Mapping[str, Array]) -> None:
     """Write an npz; the same arrays give the same bytes.
@@ -21,11 +24,29 @@ def save_arrays(path: Path, arrays: Mapping[str, Array]) -> None:
     """
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         for name in sorted(arrays):
-            buffer = io.BytesIO()
-            np.lib.format.write_array(buffer, np.asarray(arrays[name]), allow_pickle=False)
+            header, data = _npy(np.asarray(arrays[name]))
             entry = zipfile.ZipInfo(name + ".npy", date_time=(1980, 1, 1, 0, 0, 0))
             entry.compress_type = zipfile.ZIP_DEFLATED
-            archive.writestr(entry, buffer.getvalue())
+            entry.file_size = len(header) + len(data)
+            with archive.open(entry, "w") as stream:
+                stream.write(header)
+                for start in range(0, len(data), _BLOCK):  # never a second copy of all of it
+                    stream.write(data[start : start + _BLOCK])
+
+
+def _npy(array: Array) -> tuple[bytes, memoryview]:
+    """What a `.npy` begins with, and the array's bytes where they lie.
+
+    Raises:
+        ValueError: it holds objects, which are no data.
+    """
+    if array.dtype.hasobject:
+        raise ValueError("an array of objects cannot be kept")
+    told = np.lib.format.header_data_from_array_1_0(array)
+    stream = io.BytesIO()
+    np.lib.format.write_array_header_1_0(stream, told)
+    plain = np.ascontiguousarray(array.T if told["fortran_order"] else array)
+    return stream.getvalue(), plain.reshape(-1).view(np.uint8).data
 
 
 def rows_of(evaluation: Evaluation) -> dict[str, Array]:

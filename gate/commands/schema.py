@@ -53,7 +53,8 @@ def _describe() -> None:
 
     Only here, as reading sources takes longer than all else that importing a policy does.
     """
-    for model in (Recipe, *_below(Strict)):
+    models: tuple[type[BaseModel], ...] = (Recipe, *_below(Strict))
+    for model in models:
         for base in reversed(model.__mro__):
             if base is not BaseModel and issubclass(base, BaseModel):
                 for name, text in _docstrings(base):
