@@ -1,13 +1,12 @@
 """Which examples' answers INT8 changed, for a report's reader; never for a verdict."""
 
 from collections.abc import Callable, Iterator, Mapping
-from itertools import islice
 
 import numpy as np
 
 from gate.exhibits import Answers, Flipped, Flips
 from gate.metrics import Metric
-from gate.values import Array, Evaluation
+from gate.values import Array, Evaluation, Rows
 
 MOST = 200
 """Examples of each kind that are listed."""
@@ -29,8 +28,8 @@ def flips(
         return None
     lost, gained = _crossed(evaluation, right)
     other = _flipped(evaluation, flip) & ~lost & ~gained
-    words = None if answers is None else answers(evaluation)
     named: dict[str, Array] = {"lost": lost, "gained": gained, "other": other}
+    at = {kind: _first(evaluation.ids, mask) for kind, mask in named.items()}
     first = right or flip
     assert first is not None
     return Flips(
@@ -40,8 +39,8 @@ def flips(
         other=int(other.sum()),
         shown=tuple(
             one
-            for kind, mask in named.items()
-            for one in islice(_listed(kind, evaluation, mask, words), MOST)
+            for kind, index in at.items()
+            for one in _listed(kind, _only(evaluation, index), answers)
         ),
     )
 
@@ -70,13 +69,36 @@ def _flipped(evaluation: Evaluation, metric: Metric | None) -> Array:
     return np.asarray(found, dtype=bool)
 
 
-def _listed(
-    kind: str, evaluation: Evaluation, mask: Array, words: Answers | None
-) -> Iterator[Flipped]:
+def _first(ids: Array, mask: Array) -> Array:
+    """Those of the examples that are listed, in the order of their ids."""
     chosen = np.flatnonzero(mask)
-    for index in chosen[np.argsort(evaluation.ids[chosen], kind="stable")].tolist():
+    return np.asarray(chosen[np.argsort(ids[chosen], kind="stable")][:MOST])
+
+
+def _only(evaluation: Evaluation, index: Array) -> Evaluation:
+    """Of these examples alone: words for all would take more room than all else."""
+
+    def part(side: Mapping[str, Rows]) -> dict[str, Rows]:
+        return {name: rows.take(index) for name, rows in side.items()}
+
+    targets = evaluation.targets
+    return Evaluation(
+        ids=evaluation.ids[index],
+        targets=None if targets is None else targets[index],
+        slices={name: values[index] for name, values in evaluation.slices.items()},
+        unit=None,
+        fp32=part(evaluation.fp32),
+        int8=part(evaluation.int8),
+    )
+
+
+def _listed(
+    kind: str, evaluation: Evaluation, answers: Callable[[Evaluation], Answers] | None
+) -> Iterator[Flipped]:
+    words = None if answers is None else answers(evaluation)
+    for index, name in enumerate(evaluation.ids.tolist()):
         told = {} if words is None else _words(words, index)
-        yield Flipped.model_validate({"id": str(evaluation.ids[index]), "change": kind, **told})
+        yield Flipped.model_validate({"id": name, "change": kind, **told})
 
 
 def _words(words: Answers, index: int) -> dict[str, str]:
