@@ -1,5 +1,6 @@
 import json
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -180,6 +181,18 @@ def test_an_exchanged_file_with_its_old_time_is_read_again(kind, request):
     before = split.open()
     exchange(split)
     assert split.open().sha256 != before.sha256
+
+
+def test_an_entry_made_on_another_copy_is_not_used(arrays, photos):
+    arrays.open()
+    photos.open()
+    for name in ("held_out.npz", "photos/a/2.bmp"):
+        shutil.copy2(photos.folder / name, photos.folder / "copy")
+        os.replace(photos.folder / "copy", photos.folder / name)
+    arrays.open()
+    photos.open()
+    assert sum(arrays.rows) == 6
+    assert photos.files == ["2.bmp"]
 
 
 def test_a_file_that_changes_while_it_is_hashed_is_not_kept(arrays, monkeypatch):
