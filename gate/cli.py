@@ -84,11 +84,14 @@ def cli() -> None:
 @click.option("--int8-outputs", help="The same of INT8; then no model runs here.")
 @click.option("--stage", type=click.Choice(["pr", "release"]), default="pr", show_default=True)
 @click.option("--out", type=MODEL_FOLDER, help="New or empty folder for record and reports.")
-@click.option("--engine", type=click.Choice(["local"]), default="local", show_default=True)
+@click.option("--engine", default="local", show_default=True, help="local or ray.")
+@click.option("--workers", type=click.IntRange(min=1), help="Models that run at once.")
+@click.option("--shard-timeout", type=click.FloatRange(min=1), default=600.0, show_default=True)
 @click.option("--tracker", default="mlflow", show_default=True, help="mlflow or none.")
 @click.option("--format", "formats", multiple=True, help="Report on stdout: text, markdown, …")
 @click.option("--threads", type=click.IntRange(min=1), help="Of one inference; default: all.")
 @click.option("--trust", is_flag=True, help="Allow formats that run code on load (.pt2).")
+@click.option("--paranoid", is_flag=True, help="Read all data again, whatever is remembered.")
 @click.option("--bootstrap", is_flag=True, help="A first release, with none before it.")
 @click.option("--waivers", type=MODEL_FOLDER, help="Default: waivers.yaml beside the policy.")
 @click.option("--judge-from", metavar="REV", help="Take `judge` and waivers from there, in a PR.")
@@ -98,7 +101,6 @@ def run(policies: tuple[str, ...], **options: Any) -> int:
     """Gate a candidate: quantize it, measure it, decide, and record all of it."""
     from gate.commands.run import run_policies
 
-    options.pop("engine")
     plugins = click.get_current_context().params["plugins"]
     return run_policies(policies, plugins=plugins, **options)
 

@@ -82,6 +82,8 @@ class Opened:
     path: Path
     stamp: hashes.Stamp
     """Of the path, before anything was read."""
+    alike: Prepare | None
+    """What of an example is hashed to tell it from others; None: what is stored."""
 
 
 def open_table(
@@ -112,7 +114,10 @@ def open_table(
     names = raw_names(columns, fed, preprocess)
     table = by_role(where, columns, names, fed, needs_target=needs_target)
     prepare = fit(where, table.inputs, inputs, preprocess, files)
-    return Opened(table, prepare, preprocess, path, stamp)
+    alike = None if preprocess is None else prepare
+    if (telling := by_itself(preprocess)) != preprocess:
+        alike = fit(where, table.inputs, inputs, telling, files)
+    return Opened(table, prepare, preprocess, path, stamp, alike)
 
 
 def _identified(
@@ -133,9 +138,7 @@ def _identified(
     memory = hashes.Memory(table, origin, inputs, preprocess, home)
     known = memory.recall(trust=trust)
     rows = census.sample(table, source.limit, seed=seed, split=name, known=known)
-    telling = by_itself(preprocess)
-    alike = fit(table.where, table.inputs, inputs, telling, home) if telling else None
-    examples = census.identify(table, rows, alike, may_miss=source.may_miss, known=known)
+    examples = census.identify(table, rows, found.alike, may_miss=source.may_miss, known=known)
     _check_pin(source, of_file, table, examples)
     population = census.population(table, examples, known)
     truncated = census.truncated(table, examples.rows, preprocess, home, known)

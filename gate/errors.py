@@ -14,7 +14,8 @@ A degraded model is never an exception: it is a `Verdict`. ::
     ├── PluginError            4  G109  the code of a `--plugin` raised
     ├── ReleaseError           4  G110  a release is gone, not what was judged, or not proven
     ├── RecordError            4  G111  a record is missing, damaged or of another schema
-    └── TrackerError           4  G112  the tracker refused or cannot be reached
+    ├── TrackerError           4  G112  the tracker refused or cannot be reached
+    └── EngineError            4  G113  workers are gone, differ, or did not finish a shard
 
 `G…` is the error's code: stable, and `gate explain G102` prints its page. G1 are errors, G2 what a
 budget came to (`gate.story`), G3 what else to know of a verdict.
@@ -148,3 +149,9 @@ class TrackerError(GateError):
     """The tracker refused, or cannot be reached."""
 
     code: ClassVar[str] = "G112"
+
+
+class EngineError(GateError):
+    """Workers cannot be had, are not alike, or did not finish a shard."""
+
+    code: ClassVar[str] = "G113"

@@ -1,10 +1,13 @@
-"""One loop over fixed batches that runs both models, and the rows that it leaves."""
+"""Both models on every shard of a split, in order, and the rows that they leave."""
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from itertools import islice
-from typing import Any, Literal
+from pathlib import Path
+from typing import Literal, Protocol
 
 import numpy as np
 
@@ -12,12 +15,23 @@ from gate.errors import BaselineError, DataError, EvaluationError
 from gate.metrics import Metric
 from gate.policy import Budget, ExpectFp32
 from gate.records import Baseline
+from gate.scoring import (
+    Give,
+    Part,
+    Scored,
+    cut,
+    demand_finite,
+    demand_rows,
+    demand_shapes,
+    within,
+)
 from gate.stopping import chance
+from gate.streams import Streams
 from gate.tasks import BoundTask
-from gate.values import Array, Batch, Evaluation, Rows, Split, Values, finite, joined
+from gate.values import Array, Batch, Evaluation, Rows, Split, Values, joined
 
-Give = Callable[[Batch], Mapping[str, Array]]
-"""What a model gives for a batch: outputs by name, (B, …)."""
+Score = Callable[[Iterator[Part]], Generator[Scored, None, None]]
+"""What an engine makes of shards, in their order; closing it ends the work."""
 SAMPLE = 320
 """Examples whose raw INT8 outputs are kept: 299 without a flip prove that less than 1 % flip."""
 _OPENING = 64
@@ -37,23 +51,17 @@ class Evaluated:
     """Why evaluation ended before the last example; None where it did not."""
 
 
-@dataclass(slots=True)
-class _Collected:
-    """What grows with each batch; concatenated once, at the end."""
+class Memory(Protocol):
+    """What is kept of shards between runs."""
 
-    fp32: dict[str, list[Values]] = field(default_factory=dict)
-    int8: dict[str, list[Values]] = field(default_factory=dict)
-    own: dict[str, list[Values]] = field(default_factory=dict)
-    broken: list[str] = field(default_factory=list)
-    sample: dict[str, list[Array]] = field(default_factory=dict)
+    def load(self, part: Part) -> Scored | None:
+        """What both models made of it in a run that was interrupted."""
 
-    def last(self) -> "_Collected":
-        """The newest batch alone."""
+    def known(self, part: Part) -> Part:
+        """The same, with what FP32 made of it in any run."""
 
-        def newest(side: Mapping[str, list[Values]]) -> dict[str, list[Values]]:
-            return {name: rows[-1:] for name, rows in side.items()}
-
-        return _Collected(newest(self.fp32), newest(self.int8), newest(self.own), self.broken)
+    def save(self, part: Part, scored: Scored) -> None:
+        """A shard is done."""
 
 
 def opening(split: Split, batch_size: int) -> list[Batch]:
@@ -69,54 +77,191 @@ def first_outputs(give: Give, batches: Sequence[Batch]) -> dict[str, Array]:
     """
     parts = [give(batch) for batch in batches]
     for batch, outputs in zip(batches, parts, strict=True):
-        _demand_rows(outputs, batch)
-        _demand_shapes(outputs, parts[0])
+        demand_rows(outputs, batch)
+        demand_shapes(outputs, parts[0])
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
 def evaluate(
-    fp32: Give,
-    int8: Give,
+    score: Score,
     split: Split,
     *,
-    own: Give | None = None,
-    task: BoundTask,
-    metrics: Mapping[str, Metric],
     batch_size: int,
     seed: int,
+    scratch: Path,
     progress: Callable[[int], None],
     stop: Callable[[Evaluation], str | None] | None = None,
+    memory: Memory | None = None,
 ) -> Evaluated:
-    """Run both models on the same batches, in order, and keep each example's rows.
+    """Run both models on every shard of a split, and keep each example's rows, in order.
+
+    Shards may be finished in any order. They are taken in the order of the split, and `stop` looks
+    at one batch after another: whatever finished first, what was seen when it says so is the head
+    of one fixed sequence, which is a uniform sample where that is a shuffle. What an engine had
+    finished behind it is left out, as if it had never run; so engine and workers change nothing.
 
     Args:
-        fp32: what INT8 is held against.
-        int8: what is judged.
-        own: the FP32 model that INT8 was made of, where it is not the one held against.
-        metrics: those whose rows are wanted; metrics of one observation share them.
-        batch_size: fixed, because the arithmetic of some kernels depends on it.
+        score: what runs the shards.
+        split: in the order in which it is visited.
+        batch_size: shards are whole batches of it.
         seed: chooses the examples whose raw outputs are kept.
-        progress: called with the number of examples done after each batch.
+        scratch: a private folder, to which rows are written as they come.
+        progress: called with the number of examples done after each shard.
         stop: given each batch's rows, says why evaluation may end there, or None; then the
             split has to come in a random order.
+        memory: what earlier runs left of shards.
 
     Raises:
         EvaluationError: a model fails, or FP32 itself gives NaN or Inf.
     """
-    observed = {metric.observation: metric for metric in metrics.values()}
     # a random order makes the first examples as good a sample as any
     kept = _sampled(len(split), seed) if stop is None else np.arange(len(split)) < SAMPLE
-    collected = _Collected()
+    parts = cut(split, batch_size, kept, early=stop is not None)
+    fp32, int8, own = (Streams(scratch / side) for side in ("fp32", "int8", "own"))
+    collected = _Collected(fp32, int8, own)
     why, done = None, 0
-    for batch in split.batches(batch_size):
-        _observe((fp32, int8, own), batch, task=task, observed=observed, kept=kept, into=collected)
-        progress(len(batch.ids))
-        done = batch.start + len(batch.ids)
-        why = stop(_evaluation(split, collected.last(), batch.start, done)) if stop else None
-        if why or (stop and collected.broken):
-            break
-    whole = _evaluation(split, collected, 0, done)
-    return Evaluated(whole, _joined(collected.sample), why if done < len(split) else None)
+    with closing(_finished(score, parts, memory)) as finished:
+        for part, scored in finished:
+            why, done = _looked(part, scored, batch_size, stop)
+            collected.take(part, scored, done - part.start)
+            progress(done - part.start)
+            if why or done < part.stop or (stop and collected.broken):
+                break
+    return Evaluated(
+        collected.evaluation(split, done), collected.outputs(), why if done < len(split) else None
+    )
+
+
+def _finished(
+    score: Score, parts: Iterator[Part], memory: Memory | None
+) -> Generator[tuple[Part, Scored], None, None]:
+    """Every shard with what became of it, in order: kept by an earlier run, or from the engine."""
+    ahead: deque[tuple[Part, bool]] = deque()
+    """Shards that the engine has gone past, and whether one is kept."""
+
+    def missing() -> Iterator[Part]:
+        for part in parts:
+            is_kept = memory is not None and memory.load(part) is not None
+            ahead.append((part, is_kept))
+            if not is_kept:
+                yield part if memory is None else memory.known(part)
+
+    def kept() -> Iterator[tuple[Part, Scored]]:
+        while memory is not None and ahead and ahead[0][1]:
+            part, _ = ahead.popleft()
+            yield part, _demand_kept(memory.load(part))
+
+    with closing(score(missing())) as running:
+        for scored in running:
+            yield from kept()
+            part, _ = ahead.popleft()
+            if scored.ids.tolist() != part.split.ids.tolist():
+                raise EvaluationError(f"shard {part.number} came back with examples of another one")
+            if memory is not None:
+                memory.save(part, scored)
+            yield part, scored
+        yield from kept()
+
+
+def _demand_kept(scored: Scored | None) -> Scored:
+    if scored is None:
+        raise EvaluationError(
+            "what an interrupted run had left was taken out of .gate/cache while this one read it: "
+            "run the gate again"
+        )
+    return scored
+
+
+def _looked(
+    part: Part,
+    scored: Scored,
+    batch_size: int,
+    stop: Callable[[Evaluation], str | None] | None,
+) -> tuple[str | None, int]:
+    """Why evaluation ends in this shard, batch by batch, or None; and where it does."""
+    if stop is None:
+        return None, part.stop
+    for begin in range(0, len(part.split), batch_size):
+        end = min(begin + batch_size, len(part.split))
+        why = stop(_head(part.split, scored, begin, end))
+        if why or scored.broken[:end].any():
+            return why, part.start + end
+    return None, part.stop
+
+
+def _head(split: Split, scored: Scored, begin: int, end: int) -> Evaluation:
+    """One batch of a shard."""
+    place = slice(begin, end)
+    return replace(
+        without_rows(within(split, begin, end)),
+        fp32={name: Rows(rows[place]) for name, rows in scored.fp32.items()},
+        int8={name: Rows(rows[place]) for name, rows in scored.int8.items()},
+        own={name: Rows(rows[place]) for name, rows in scored.own.items()},
+    )
+
+
+@dataclass(slots=True)
+class _Collected:
+    """What grows with each shard."""
+
+    fp32: Streams
+    int8: Streams
+    own: Streams
+    broken: list[str] = field(default_factory=list)
+    sample: list[Mapping[str, Array]] = field(default_factory=list)
+
+    def take(self, part: Part, scored: Scored, examples: int) -> None:
+        """The first `examples` of the next shard."""
+        sides = (self.fp32, scored.fp32), (self.int8, scored.int8), (self.own, scored.own)
+        for streams, rows in sides:
+            streams.append({name: found[:examples] for name, found in rows.items()})
+        self.broken += scored.ids[:examples][scored.broken[:examples]].tolist()
+        kept = int(part.kept[:examples].sum())
+        sample = {name: values[:kept] for name, values in scored.sample.items()}
+        self.sample.append(sample)
+        demand_shapes(*(_outputs(one) for one in (sample, self.sample[0])))
+
+    def outputs(self) -> dict[str, Array]:
+        """`Evaluated.sample`."""
+        names = self.sample[0] if self.sample else {}
+        return {name: np.concatenate([part[name] for part in self.sample]) for name in names}
+
+    def evaluation(self, split: Split, examples: int) -> Evaluation:
+        """Of the first `examples` of the split."""
+        return replace(
+            without_rows(within(split, 0, examples)),
+            fp32=_rows(self.fp32, examples),
+            int8=_rows(self.int8, examples),
+            own=_rows(self.own, examples),
+            problems=self._problems(examples),
+        )
+
+    def _problems(self, examples: int) -> dict[str, str]:
+        if not self.broken:
+            return {}
+        named = ", ".join(self.broken[:_NAMED])
+        why = (
+            f"the INT8 model gives NaN or Inf on {len(self.broken)} of {examples} examples "
+            f"(first ids: {named})"
+        )
+        return dict.fromkeys(self.int8.names, why)
+
+
+def _outputs(sample: Mapping[str, Array]) -> dict[str, Array]:
+    begin = "output/"
+    named = ((name.removeprefix(begin), values) for name, values in sample.items())
+    return {name: values for name, values in named if begin + name in sample}
+
+
+def _rows(streams: Streams, examples: int) -> dict[str, Rows]:
+    return {name: Rows(values) for name, values in streams.whole(examples).items()}
+
+
+def _sampled(n: int, seed: int) -> Array:
+    """(N,) of bool: the examples whose raw outputs are kept."""
+    chosen = np.zeros(n, dtype=bool)
+    chosen[np.random.default_rng(seed).choice(n, size=min(SAMPLE, n), replace=False)] = True
+    return chosen
 
 
 def observe_alone(
@@ -137,104 +282,14 @@ def observe_alone(
     observed = {metric.observation: metric for metric in metrics.values()}
     parts: dict[str, list[Values]] = {name: [] for name in observed}
     for batch in split.batches(batch_size):
-        scores = _scores(task, give(batch), batch)
-        _demand_finite(scores, batch, who)
+        outputs = give(batch)
+        demand_rows(outputs, batch)
+        scores = task.decode(outputs)
+        demand_finite(scores, batch, who)
         for name, metric in observed.items():
             parts[name].append(metric.observe(scores, batch.targets, None))
         progress(len(batch.ids))
-    return {name: Rows(rows) for name, rows in _joined(parts).items()}
-
-
-def _sampled(n: int, seed: int) -> Array:
-    """(N,) of bool: the examples whose raw outputs are kept."""
-    chosen = np.zeros(n, dtype=bool)
-    chosen[np.random.default_rng(seed).choice(n, size=min(SAMPLE, n), replace=False)] = True
-    return chosen
-
-
-def _observe(
-    models: tuple[Give, Give, Give | None],
-    batch: Batch,
-    *,
-    task: BoundTask,
-    observed: Mapping[str, Metric],
-    kept: Array,
-    into: _Collected,
-) -> None:
-    fp32, int8, own = models
-    reference = _scores(task, fp32(batch), batch)
-    _demand_finite(reference, batch)
-    outputs = int8(batch)
-    scores = _scores(task, outputs, batch)
-    into.broken.extend(batch.ids[~finite(scores)].tolist())
-    for name, metric in observed.items():
-        into.fp32.setdefault(name, []).append(metric.observe(reference, batch.targets, None))
-        into.int8.setdefault(name, []).append(metric.observe(scores, batch.targets, reference))
-    if own is not None:
-        between = _scores(task, own(batch), batch)
-        _demand_finite(between, batch)
-        for name, metric in observed.items():
-            into.own.setdefault(name, []).append(metric.observe(between, batch.targets, reference))
-    here = kept[batch.start : batch.start + len(batch.ids)]
-    into.sample.setdefault("id", []).append(batch.ids[here])
-    firsts = {name: into.sample.get(f"output/{name}", [outputs[name]])[0] for name in outputs}
-    _demand_shapes(outputs, firsts)
-    for name, values in outputs.items():
-        into.sample.setdefault(f"output/{name}", []).append(values[here])
-
-
-def _scores(task: BoundTask, outputs: Mapping[str, Array], batch: Batch) -> Values:
-    _demand_rows(outputs, batch)
-    return task.decode(outputs)
-
-
-def _demand_rows(outputs: Mapping[str, Array], batch: Batch) -> None:
-    for name, values in outputs.items():
-        if np.shape(values)[:1] != (len(batch.ids),):
-            raise EvaluationError(
-                f"output {name!r} has shape {np.shape(values)} for a batch of {len(batch.ids)} "
-                "examples: every output needs one row an example. Export the model so, or fix its "
-                "batch"
-            )
-
-
-def _demand_shapes(outputs: Mapping[str, Array], first: Mapping[str, Array]) -> None:
-    """Batches are joined, also in what is kept for replay."""
-    for name, values in outputs.items():
-        if np.shape(values)[1:] != np.shape(first[name])[1:]:
-            raise EvaluationError(
-                f"an example has {np.shape(first[name])[1:]} of output {name!r} in one batch and "
-                f"{np.shape(values)[1:]} in another: batches have to come out alike. Pad texts to "
-                "one length (`padding: max_length`), or leave that output out when exporting"
-            )
-
-
-def _demand_finite(scores: Values, batch: Batch, who: str = "the FP32 model") -> None:
-    broken = batch.ids[~finite(scores)]
-    if len(broken):
-        named = ", ".join(broken[:_NAMED])
-        raise EvaluationError(
-            f"{who} gives NaN or Inf on {len(broken)} held-out examples of one batch "
-            f"(first ids: {named}): it is no baseline. Mend the model, or these examples"
-        )
-
-
-def _evaluation(split: Split, collected: _Collected, start: int, end: int) -> Evaluation:
-    """Of the examples from `start` to before `end`."""
-    whole = without_rows(split)
-    part = slice(start, end)
-    return replace(
-        whole,
-        ids=whole.ids[part],
-        targets=None if whole.targets is None else whole.targets[part],
-        slices={name: values[part] for name, values in whole.slices.items()},
-        unit=None if whole.unit is None else whole.unit[part],
-        content=None if whole.content is None else whole.content[part],
-        fp32={name: Rows(rows) for name, rows in _joined(collected.fp32).items()},
-        int8={name: Rows(rows) for name, rows in _joined(collected.int8).items()},
-        own={name: Rows(rows) for name, rows in _joined(collected.own).items()},
-        problems=_problems(collected, end),
-    )
+    return {name: Rows(joined(rows)) for name, rows in parts.items()}
 
 
 def grouped(split: Split, task: BoundTask) -> Split:
@@ -268,21 +323,6 @@ def without_rows(split: Split) -> Evaluation:
         int8={},
         content=split.content,
     )
-
-
-def _problems(collected: _Collected, n: int) -> dict[str, str]:
-    if not collected.broken:
-        return {}
-    named = ", ".join(collected.broken[:_NAMED])
-    why = (
-        f"the INT8 model gives NaN or Inf on {len(collected.broken)} of {n} examples "
-        f"(first ids: {named})"
-    )
-    return dict.fromkeys(collected.int8, why)
-
-
-def _joined(parts: Mapping[str, list[Any]]) -> dict[str, Any]:
-    return {name: joined(arrays) for name, arrays in parts.items()}
 
 
 def demand_baseline(

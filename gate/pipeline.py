@@ -8,11 +8,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from gate import backends, data, publish, timing, trackers
+from gate import backends, data, engines, publish, timing, trackers
 from gate.changed import flips
 from gate.compare import compare_budgets, describe, describe_others
 from gate.decide import decide
-from gate.errors import UsageError
+from gate.engines import SHARD_TIMEOUT_S
 from gate.evaluate import (
     demand_baseline,
     demand_no_slack,
@@ -21,6 +21,8 @@ from gate.evaluate import (
     opening,
     without_rows,
 )
+from gate.given import asked_for, given_by
+from gate.jobs import remembered, scoring
 from gate.judgeable import unsupported
 from gate.metrics import (
     ARTIFACT_METRICS,
@@ -36,7 +38,8 @@ from gate.preflight import preflight
 from gate.progress import Progress, Silent
 from gate.records import Comparison, Cost, GateRecord, ProcessInfo, Stage, Verdict
 from gate.release import releases, wanted
-from gate.run import Judged, Run, charge, write
+from gate.row_cache import RowCache
+from gate.run import By, Judged, Run, charge, write
 from gate.stopping import Early, Watch
 from gate.subject import Given, Subject, bring
 from gate.values import Array, Batch, Evaluation, Split
@@ -44,7 +47,6 @@ from gate.waivers import beside, load_waivers, waive
 from gate.why import why
 
 BACKEND = "onnxruntime"
-_Named = str | os.PathLike[str] | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +58,8 @@ class Finished:
     """Where the record, the rows, the models and the reports lie."""
     run: str
     """The tracker's id; empty without a tracker."""
+    notes: tuple[str, ...] = ()
+    """What did not run, as an earlier run had left it."""
 
     @property
     def verdict(self) -> Verdict:
@@ -80,12 +84,16 @@ def run_gate(
     fp32_outputs: str | os.PathLike[str] | None = None,
     int8_outputs: str | os.PathLike[str] | None = None,
     trust: bool = False,
+    paranoid: bool = False,
     threads: int | None = None,
     example_inputs: Mapping[str, Array] | None = None,
     progress: Progress | None = None,
     plugins: Sequence[str | os.PathLike[str]] = (),
     bootstrap: bool = False,
     waivers: str | os.PathLike[str] | None = None,
+    engine: str = "local",
+    workers: int | None = None,
+    shard_timeout: float = SHARD_TIMEOUT_S,
 ) -> Finished:
     """Quantize a candidate, measure it against its FP32 self, decide, and record all of it.
 
@@ -98,44 +106,32 @@ def run_gate(
         int8: an INT8 model made elsewhere, path or MLflow URI, instead of what the recipe makes.
         reference: FP32 to hold INT8 against instead of the candidate's own: dense for pruned.
         fp32_outputs, int8_outputs: npz or Parquet by id, of models that ran elsewhere.
-        trust: allow candidate formats that can run code on load.
+        trust, paranoid: allow formats that can run code on load; read all data again.
         threads: of one inference; default: every core.
         example_inputs: inputs by name, to trace a module with; default: from the policy's data.
         progress: told of each step.
         plugins: Python files that bring tasks, formats and decoders; trusted.
         bootstrap: whether this is a first release, with none before it to be held against.
         waivers: their file; default: `waivers.yaml` beside the policy.
+        engine, workers, shard_timeout: what runs the shards; the record is the same.
 
     Raises:
         GateError: the gate could not judge; `exit_code` says how the command line would exit.
     """
-    loaded = policy if isinstance(policy, LoadedPolicy) else load_policy(Path(policy))
-    asked = _asked(candidate, int8, reference, fp32_outputs, int8_outputs)
-    asked = replace(asked, trust=trust, example_inputs=example_inputs)
+    models = asked_for(candidate, int8, reference, fp32_outputs, int8_outputs)
+    asked = replace(models, trust=trust, paranoid=paranoid, example_inputs=example_inputs)
     with plugged_in(map(Path, plugins)):
         return _run(
-            loaded,
+            policy if isinstance(policy, LoadedPolicy) else load_policy(Path(policy)),
             asked,
             stage=stage,
             out=out,
             tracker=tracker,
-            threads=threads,
             progress=progress or Silent(),
             bootstrap=bootstrap,
             waivers=None if waivers is None else Path(waivers),
+            by=By(engine, threads, workers, shard_timeout),
         )
-
-
-def _asked(
-    candidate: Any, int8: _Named, reference: _Named, fp32_outputs: _Named, int8_outputs: _Named
-) -> Given:
-    return Given(
-        candidate=os.fspath(candidate) if isinstance(candidate, os.PathLike) else candidate,
-        int8=None if int8 is None else os.fspath(int8),
-        reference=None if reference is None else os.fspath(reference),
-        fp32_outputs=None if fp32_outputs is None else Path(fp32_outputs),
-        int8_outputs=None if int8_outputs is None else Path(int8_outputs),
-    )
 
 
 def _run(
@@ -145,14 +141,15 @@ def _run(
     stage: Stage,
     out: str | os.PathLike[str] | None,
     tracker: str,
-    threads: int | None,
     progress: Progress,
     bootstrap: bool,
     waivers: Path | None,
+    by: By,
 ) -> Finished:
     by_policy = (asked.candidate, asked.fp32_outputs, asked.int8_outputs) == (None, None, None)
     preflight(loaded, unsupported=unsupported, needs_candidate=by_policy)
-    given = _given(loaded, asked)
+    engines.get(by.engine).demand()
+    given = given_by(loaded, asked)
     held = load_waivers(beside(loaded.file, waivers), loaded.policy, datetime.now(UTC).date())
     keeper = trackers.get(tracker)
     with publish.claimed(None if out is None else Path(out)) as folder:
@@ -172,40 +169,44 @@ def _run(
                 loaded=loaded,
                 stage=stage,
                 backend=backends.get(BACKEND),
-                threads=threads or os.cpu_count() or 1,
+                threads=by.threads or os.cpu_count() or 1,
                 scratch=Path(scratch),
                 progress=progress,
                 known=known,
                 releases=releases(keeper, loaded.policy, Path(scratch), bootstrap=bootstrap),
                 bootstrap=bootstrap,
                 waivers=held,
+                paranoid=asked.paranoid,
+                by=by,
             )
-            judged = _judge(run, bring(run, given))
+            subject = bring(run, given)
+            memory = remembered(run, subject)
+            judged = _judge(run, subject, memory)
             record, written = write(run, judged, folder)
+            told = () if memory is None else memory.clear(record.examples_evaluated)
     if unreachable is not None:
         raise publish.unsent(unreachable, written) from unreachable
-    return Finished(record=record, folder=written, run=publish.send(keeper, record, written))
+    sent = publish.send(keeper, record, written)
+    return Finished(record=record, folder=written, run=sent, notes=told)
 
 
 # ── the steps ─────────────────────────────────────────────────────────────────────────────
 
 
-def _judge(run: Run, subject: Subject) -> Judged:
+def _judge(run: Run, subject: Subject, memory: RowCache | None) -> Judged:
     held_out, metrics = grouped(subject.splits["held_out"], subject.task), subject.metrics
     cost = charge(run, subject.candidate, subject.int8, held_out, beside=subject.beside)
     order, watch = _order(run, held_out, metrics, cost.alpha)
     with run.step("evaluate", total=len(order)):
         evaluated = evaluate(
-            subject.fp32_gives,
-            subject.int8_gives,
+            scoring(run, subject),
             order,
-            own=subject.own_gives,
-            task=subject.task,
-            metrics=metrics,
             batch_size=subject.batch_size,
             seed=run.policy.judge.seed,
+            scratch=run.scratch / "rows",
             progress=run.progress.advance,
             stop=watch,
+            memory=memory,
         )
     baseline = demand_baseline(
         run.policy.judge.expect_fp32, evaluated.evaluation, metrics, total=len(order)
@@ -334,53 +335,3 @@ def _costs(subject: Subject, evaluation: Evaluation, alpha: float) -> tuple[Cost
         Cost(metric=one.metric, candidate=one, quantization=other)
         for one, other in zip(made, quantized, strict=True)
     )
-
-
-# ── what it needs to begin ────────────────────────────────────────────────────────────────
-
-
-def _given(loaded: LoadedPolicy, given: Given) -> Given:
-    """With the policy's own candidate, where none was asked for.
-
-    Raises:
-        UsageError: what was asked for does not go together.
-    """
-    outputs = (given.fp32_outputs, given.int8_outputs)
-    if outputs == (None, None):
-        return (
-            given
-            if given.candidate is not None
-            else replace(given, candidate=named_candidate(loaded))
-        )
-    if None in outputs:
-        raise UsageError("--fp32-outputs and --int8-outputs go together: give both")
-    for flag in ("candidate", "int8", "reference"):
-        if getattr(given, flag) is not None:
-            raise UsageError(f"--{flag} is a model, and outputs are judged instead of one: drop it")
-    _demand_no_model(loaded)
-    return given
-
-
-def named_candidate(loaded: LoadedPolicy) -> str:
-    """The policy's own candidate.
-
-    Raises:
-        UsageError: it names none.
-    """
-    named = loaded.policy.build.candidate
-    if named is None:
-        raise UsageError(
-            f"{loaded.file} names no candidate: pass --candidate, or write `build.candidate`"
-        )
-    return named if ":/" in named else str(loaded.resolve(named))
-
-
-def _demand_no_model(loaded: LoadedPolicy) -> None:
-    """Outputs show nothing of the models that gave them."""
-    for budget in loaded.policy.judge.budgets:
-        if budget.metric in MODEL_METRICS:
-            raise UsageError(
-                f"{loaded.budgets_file}:{loaded.lines.get(budget.id, 1)}: {budget.metric} needs "
-                "the model itself, and outputs do not show it: judge it where the model runs, or "
-                "take the budget out of this policy"
-            )

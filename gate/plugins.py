@@ -43,6 +43,11 @@ def active() -> dict[str, str]:
     return {path.name: digest for path, digest in _ACTIVE.get().items()}
 
 
+def files() -> dict[Path, str]:
+    """sha256 by path of the plugins that are loaded."""
+    return dict(_ACTIVE.get())
+
+
 def demand_same(recorded: Mapping[str, str]) -> None:
     """Show that no plugin is another than the one of that name in a record.
 

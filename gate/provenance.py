@@ -5,6 +5,8 @@ import platform
 import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
+from functools import cache
+from hashlib import sha256
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -51,6 +53,31 @@ def provenance(
         batch_size=batch_size,
         plugins=dict(plugins or {}),
     )
+
+
+def environment(versions: Mapping[str, str]) -> dict[str, Any]:
+    """What has to be the same for the same bits: `versions`, `features` of the CPU, `code`.
+
+    `versions` are the backend's libraries; python and numpy are added here.
+    """
+    own = {"python": platform.python_version(), "numpy": _installed("numpy")}
+    here = cpu()
+    return {
+        "versions": dict(sorted({**versions, **own}.items())),
+        "features": [here["architecture"], *here["features"]],
+        "code": code_sha256(),
+    }
+
+
+@cache
+def code_sha256() -> str:
+    """Of the gate's own Python, every file with its name."""
+    home = Path(__file__).parent
+    state = sha256()
+    for file in sorted(home.rglob("*.py")):
+        state.update(f"{file.relative_to(home).as_posix()}\0".encode())
+        state.update(sha256(file.read_bytes()).digest())
+    return state.hexdigest()
 
 
 def git_commit(folder: Path) -> str | None:

@@ -12,6 +12,7 @@ from uuid import uuid4
 from gate import artifact, data, plugins, preprocess, publish
 from gate.backends import Backend
 from gate.diagnosis import Diagnosis
+from gate.engines import SHARD_TIMEOUT_S
 from gate.evaluate import Evaluated
 from gate.exhibits import Flips, Plot
 from gate.metrics import PROCESS_METRICS
@@ -58,6 +59,20 @@ class Ready:
     """Whether an example's outputs depend on its batch mates."""
 
 
+@dataclass(frozen=True, slots=True)
+class By:
+    """What runs the shards; the record is the same whatever it is."""
+
+    engine: str = "local"
+    """A key of `gate.engines`."""
+    threads: int | None = None
+    """Of one inference; None: every core."""
+    workers: int | None = None
+    """Models that run at once; None: the engine's default."""
+    shard_timeout_s: float = SHARD_TIMEOUT_S
+    """After which a cluster's shard counts as lost."""
+
+
 @dataclass(slots=True)
 class Run:
     """What stays the same through the steps of one run."""
@@ -77,6 +92,9 @@ class Run:
     bootstrap: bool = False
     """Whether none has passed yet."""
     waivers: InForce = field(default_factory=InForce)
+    paranoid: bool = False
+    """Whether all data are read again, and have to be what is remembered of them."""
+    by: By = field(default_factory=By)
     seconds: dict[str, float] = field(default_factory=dict)
 
     @property

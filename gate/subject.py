@@ -12,12 +12,13 @@ from gate import attested, data, decoding, pictures, preprocess, tasks
 from gate.adoption import adopted
 from gate.candidate import Source, fetch, input_columns
 from gate.errors import CandidateError, GateError, UsageError
-from gate.evaluate import Give, first_outputs, opening
+from gate.evaluate import first_outputs, opening
 from gate.int8 import make_int8, take_ready
 from gate.metrics import MODEL_METRICS, Metric
 from gate.normalize import normalize, prove_parity
 from gate.records import Attestation
 from gate.run import Run
+from gate.scoring import Give
 from gate.sources import DataSource, Preprocess
 from gate.tasks import BoundTask
 from gate.values import Array, Batch, Candidate, Column, Int8Model, Split, TensorSpec
@@ -39,6 +40,8 @@ class Given:
     int8_outputs: Path | None = None
     trust: bool = False
     """Whether formats may run code on load."""
+    paranoid: bool = False
+    """Whether all data are read again, and have to be what is remembered of them."""
     example_inputs: Mapping[str, Array] | None = None
     """To trace a module with."""
 
@@ -62,6 +65,8 @@ class Subject:
     fp32_gives: Give
     """What INT8 is held against."""
     int8_gives: Give
+    first: Mapping[str, Array]
+    """FP32's raw outputs of the first examples, as the task was fitted to."""
     own_gives: Give | None = None
     """The candidate's own FP32 outputs, where INT8 is held against a reference."""
     reference: Candidate | None = None
@@ -112,7 +117,8 @@ def _of_models(run: Run, given: Given) -> Subject:
         None if given.reference is None else _reference(run, given.reference, candidate, shown)
     )
     baseline = own if reference is None else _gives(run, reference)
-    task, metrics = _metrics(run, candidate.outputs, splits["held_out"], baseline, batch_size)
+    first = first_outputs(baseline, opening(splits["held_out"], batch_size))
+    task, metrics = _metrics(run, candidate.outputs, splits["held_out"], first)
     int8 = make_int8(run, candidate, splits.get("calibration"), shown[0].feeds)
     return Subject(
         candidate=candidate,
@@ -123,6 +129,7 @@ def _of_models(run: Run, given: Given) -> Subject:
         metrics=metrics,
         fp32_gives=baseline,
         int8_gives=_gives(run, int8),
+        first=first,
         own_gives=None if reference is None else own,
         reference=reference,
     )
@@ -310,7 +317,8 @@ def _of_outputs(run: Run, fp32: Path, int8: Path) -> Subject:
         side.demand(splits["held_out"].ids)
     candidate = attested.as_candidate(before)
     batch_size = data.batch_size(run.policy, candidate, splits.values())
-    task, metrics = _metrics(run, before.specs, splits["held_out"], before.give, batch_size)
+    first = first_outputs(before.give, opening(splits["held_out"], batch_size))
+    task, metrics = _metrics(run, before.specs, splits["held_out"], first)
     return Subject(
         candidate=candidate,
         int8=attested.as_int8(after),
@@ -320,6 +328,7 @@ def _of_outputs(run: Run, fp32: Path, int8: Path) -> Subject:
         metrics=metrics,
         fp32_gives=before.give,
         int8_gives=after.give,
+        first=first,
         attested=(before.told, after.told),
     )
 
@@ -351,6 +360,7 @@ def open_splits(
             scratch=_subfolder(run.scratch, name),
             needs_target=name == "held_out" and _labelled(run, source),
             classes=build.classes,
+            paranoid=run.paranoid,
         )
         for name, source in named.items()
         if source is not None and name in names
@@ -371,15 +381,10 @@ def _labelled(run: Run, source: DataSource) -> bool:
 
 
 def _metrics(
-    run: Run,
-    outputs: Sequence[TensorSpec],
-    held_out: Split,
-    baseline: Give,
-    batch_size: int,
+    run: Run, outputs: Sequence[TensorSpec], held_out: Split, first: Mapping[str, Array]
 ) -> tuple[BoundTask, dict[str, Metric]]:
     """The task fitted to the outputs, and every metric that is judged, expected or shown."""
     policy = run.policy
-    first = first_outputs(baseline, opening(held_out, batch_size))
     home = run.loaded.base
     task = decoding.bind(policy, tuple(outputs), held_out.targets, first, home=home)
     asked = [budget.metric for budget in policy.judge.budgets]

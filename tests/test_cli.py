@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import pty
+import shutil
 import signal
 import subprocess
 import sys
@@ -29,6 +30,12 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
     folder = tmp_path / "project"
     folder.mkdir()
     return Project(folder)
+
+
+@pytest.fixture
+def store(project: Project, tmp_path: Path, empty_store: Path) -> None:
+    """A tracker's store in the working folder, without runs."""
+    shutil.copy(empty_store, tmp_path)
 
 
 def run(project: Project, *arguments: str, candidate: Path = CNN) -> int:
@@ -233,6 +240,7 @@ def test_what_there_is_is_told_to_scripts(capsys: pytest.CaptureFixture[str]) ->
     assert one["metrics"]["accuracy"]["higher_is_better"] is True
 
 
+@pytest.mark.usefixtures("store")
 def test_promote_tells_scripts(project: Project, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(project, "--stage", "release", "--out", "out") == 0
     capsys.readouterr()
@@ -303,7 +311,7 @@ def completed(line: str, **setting: str) -> list[str]:
         ("gate expl", ["plain,explain"]),
         ("gate recipes dyn", ["plain,dynamic"]),
         ("gate tasks text_c", ["plain,text_classification"]),
-        ("gate explain G11", ["plain,G110", "plain,G111", "plain,G112"]),
+        ("gate explain G11", ["plain,G110", "plain,G111", "plain,G112", "plain,G113"]),
         ("gate run p", ["plain,project/policy.yaml"]),
         ("gate judge out --policy ./", ["plain,./project/policy.yaml"]),
         ("gate run project/policy.yaml --format j", ["plain,json", "plain,junit"]),
@@ -449,6 +457,7 @@ def attempts(out: str) -> tuple[int | None, float, str]:
     return record.attempt, record.alpha, record.ledger
 
 
+@pytest.mark.usefixtures("store")
 def test_the_ledger_counts_attempts_at_a_release(
     project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -473,6 +482,7 @@ def test_the_ledger_counts_attempts_at_a_release(
     assert exit_code_of(["judge", "three"]) in (0, 1, 3)
 
 
+@pytest.mark.usefixtures("store")
 def test_a_pull_request_costs_nothing_and_says_how_often_the_set_was_used(
     project: Project, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -504,10 +514,11 @@ def test_a_release_is_registered_and_remembered(
 
 
 def test_a_version_of_the_registry_is_judged_like_its_file(
-    project: Project, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    project: Project, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, empty_store: Path
 ) -> None:
     import mlflow
 
+    shutil.copyfile(empty_store, tmp_path / "registry.db")
     uri = f"sqlite:///{tmp_path}/registry.db"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     client = mlflow.MlflowClient(tracking_uri=uri, registry_uri=uri)
@@ -531,17 +542,21 @@ def test_a_version_of_the_registry_is_judged_like_its_file(
 
 
 def test_a_dead_tracker_exits_4_with_a_complete_record(
-    project: Project, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    project: Project,
+    store: None,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
     assert run(project, "--out", "out") == 4
     assert "gate report --track out/record.json" in capsys.readouterr().err
     assert json.loads(Path("out/record.json").read_text())["verdict"]["outcome"] == "pass"
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///later.db")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///mlflow.db")
     assert exit_code_of(["report", "--track", "out/record.json"]) == 0
     assert exit_code_of(["history", "digits-cnn"]) == 0
 
 
+@pytest.mark.usefixtures("store")
 def test_a_tracker_that_dies_in_the_middle_exits_4(
     project: Project, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -556,6 +571,7 @@ def test_a_tracker_that_dies_in_the_middle_exits_4(
     assert Path("out/record.json").is_file()
 
 
+@pytest.mark.usefixtures("store")
 def test_an_error_leaves_a_trace_in_the_tracker(
     project: Project, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -569,10 +585,21 @@ def test_an_error_leaves_a_trace_in_the_tracker(
 # ── judge ─────────────────────────────────────────────────────────────────────────────────
 
 
+@pytest.fixture(scope="module")
+def judged(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the project of `project` and its record in `out`; tests take a copy."""
+    home = tmp_path_factory.mktemp("judged")
+    (home / "project").mkdir()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(home)
+        patch.delenv("GITHUB_ACTIONS", raising=False)
+        assert run(Project(home / "project"), "--tracker", "none", "--out", "out") == 0
+    return home
+
+
 @pytest.fixture
-def record(project: Project) -> Path:
-    assert run(project, "--tracker", "none", "--out", "out") == 0
-    return Path("out")
+def record(project: Project, judged: Path) -> Path:
+    return Path(shutil.copytree(judged / "out", "out"))
 
 
 def test_judge_needs_the_record_alone(

@@ -2,16 +2,21 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 import pytest
 
+from gate.engines import Job
+from gate.engines.local import ENGINE
 from gate.errors import DataError, EvaluationError, RecordError
 from gate.evaluate import evaluate, first_outputs, grouped
 from gate.metrics import Metric
 from gate.rows import load_rows, rows_of, save_arrays
+from gate.scoring import Give, Models, Part, Scorer
 from gate.tasks import BoundTask
 from gate.values import Batch, Rows, Split
 
@@ -81,18 +86,22 @@ def split() -> Split:
     )
 
 
+def scorer(fp32: Give, int8: Give, batch_size: int = 64) -> Scorer:
+    return Scorer(Models(fp32, int8), TASK, METRICS, batch_size)
+
+
 def evaluated(split: Split, fp32: Fake, int8: Fake, batch_size: int = 64) -> Any:
     done: list[int] = []
-    result = evaluate(
-        lambda batch: fp32.run(batch.feeds),
-        lambda batch: int8.run(batch.feeds),
-        split,
-        task=TASK,
-        metrics=METRICS,
-        batch_size=batch_size,
-        seed=0,
-        progress=done.append,
-    )
+    made = scorer(lambda b: fp32.run(b.feeds), lambda b: int8.run(b.feeds), batch_size)
+    with TemporaryDirectory() as scratch:
+        result = evaluate(
+            partial(ENGINE.score, Job(made, None), workers=None),
+            split,
+            batch_size=batch_size,
+            seed=0,
+            scratch=Path(scratch),
+            progress=done.append,
+        )
     assert sum(done) == N
     return result
 
@@ -130,16 +139,7 @@ def test_outputs_of_other_shapes_in_other_batches_are_told(split: Split) -> None
     with pytest.raises(EvaluationError, match=told):
         first_outputs(tokens, list(split.batches(64)))
     with pytest.raises(EvaluationError, match=told):
-        evaluate(
-            tokens,
-            tokens,
-            split,
-            task=TASK,
-            metrics=METRICS,
-            batch_size=64,
-            seed=0,
-            progress=lambda _: None,
-        )
+        scorer(tokens, tokens)(Part(0, 0, split, np.zeros(N, dtype=bool)))
 
 
 def test_a_column_called_like_a_group_of_classes_is_refused(split: Split) -> None:

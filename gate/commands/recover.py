@@ -21,8 +21,9 @@ from gate.commands._recover_plot import plot
 from gate.drafts import Drafts
 from gate.errors import QuantizationError, UsageError
 from gate.evaluate import first_outputs, opening
+from gate.given import named_candidate
 from gate.judgeable import unsupported
-from gate.pipeline import BACKEND, Finished, named_candidate, run_gate
+from gate.pipeline import BACKEND, Finished, run_gate
 from gate.policy_file import LoadedPolicy, digest, load_policy
 from gate.preflight import preflight
 from gate.progress import Progress, Silent

@@ -68,6 +68,8 @@ def run_policies(
             problems.append((policy, error))
             continue
         records.append(finished.record)
+        for note in finished.notes:
+            say(f"gate: {note}")
         say(f"gate: record in {finished.folder}")
     if judge_from is not None:
         problems += _taken_away(shaken_off(asked, expanded(asked), judge_from), judge_from)

@@ -2,6 +2,7 @@
 
 import lzma
 import math
+import mmap
 import shutil
 import struct
 import tokenize
@@ -129,6 +130,19 @@ class _Native:
 
     def __getitem__(self, index: Any, /) -> Any:
         return np.asarray(self.stored[index], dtype=self.dtype)
+
+
+class _Mapped(np.memmap[Any, Any]):
+    """Gives copies, and the pages that it read, back: memory does not grow with what was read."""
+
+    def __getitem__(self, index: Any, /) -> Any:
+        found = super().__getitem__(index)
+        if isinstance(found, np.ndarray):
+            found = np.array(found)
+        mapping = self._mmap  # type: ignore[attr-defined]
+        if mapping is not None and hasattr(mmap, "MADV_DONTNEED"):
+            mapping.madvise(mmap.MADV_DONTNEED)
+        return found
 
 
 @contextmanager
@@ -300,5 +314,5 @@ def _mapped(file: Path, member: _Member, offset: int) -> Column:
     if 0 in member.shape:
         return np.empty(member.shape, member.dtype.newbyteorder("="))
     order: Any = "F" if member.fortran else "C"
-    array = np.memmap(file, member.dtype, "r", offset, member.shape, order)
+    array = _Mapped(file, member.dtype, "r", offset, member.shape, order)
     return array if array.dtype.isnative else _Native(array)

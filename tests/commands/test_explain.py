@@ -32,6 +32,7 @@ ERRORS = {
     "ReleaseError": "G110",
     "RecordError": "G111",
     "TrackerError": "G112",
+    "EngineError": "G113",
 }
 FINDINGS = {
     "PROVEN": "G200",

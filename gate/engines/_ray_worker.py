@@ -1,0 +1,234 @@
+"""What a worker on a cluster does: the same as a scorer here, from what it was sent.
+
+It reads the data itself, and shows for every batch that these are the examples that were identified
+where the run began.
+"""
+
+import os
+import platform
+import tempfile
+from collections.abc import Mapping, Sequence
+from contextvars import copy_context
+from dataclasses import dataclass, replace
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gate import backends, data, decoding, identity, plugins
+from gate.engines import Elsewhere
+from gate.errors import EngineError, GateError
+from gate.provenance import environment
+from gate.scoring import Give, Models, Part, Scored, Scorer
+from gate.values import Array, Batch, Split, Values
+
+_HEAD = 16
+_NAMED = 5
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Message:
+    """A part, without what a worker reads itself."""
+
+    number: int
+    start: int
+    ids: Array
+    order: Array
+    targets: Values | None
+    content: Array
+    kept: Array
+    reference: Values | None
+
+    @classmethod
+    def of(cls, part: Part) -> "Message":
+        """What has to be sent of a part."""
+        split = part.split
+        return cls(
+            part.number,
+            part.start,
+            split.ids,
+            split.order,
+            split.targets,
+            split.content,
+            part.kept,
+            part.reference,
+        )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Bundle:
+    """A file, as its bytes."""
+
+    name: str
+    content: Array
+    """(B,) uint8."""
+    sha256: str
+
+    @classmethod
+    def of(cls, file: Path) -> "Bundle":
+        """Of a file on this machine, mapped rather than read."""
+        content = np.memmap(file, dtype=np.uint8, mode="r")
+        return cls(file.name, np.asarray(content), sha256(content.data).hexdigest())
+
+    def unpack(self, folder: Path) -> Path:
+        """Written into a private folder.
+
+        Raises:
+            EngineError: it is not what was sent.
+        """
+        if sha256(self.content.data).hexdigest() != self.sha256:
+            raise EngineError(f"{self.name} reached {here()} damaged: run the gate again")
+        path = folder / self.name
+        path.write_bytes(self.content.data)
+        return path
+
+
+def here() -> str:
+    """This worker, as an error names it."""
+    return f"the worker on {platform.node()} (pid {os.getpid()})"
+
+
+class Worker:
+    """One of a crew: models open, data open, a shard at a time."""
+
+    def __init__(
+        self,
+        elsewhere: Elsewhere,
+        models: Mapping[str, Sequence[Any]],
+        brought: Sequence[Any],
+    ) -> None:
+        """Begin: nothing is opened before `ready` is asked for, so that errors come back.
+
+        `models` by role and `brought`, the plugins, are references to bundles: what they refer to
+        travels to a node once, however many workers it has.
+        """
+        self._elsewhere, self._models, self._brought = elsewhere, models, brought
+        # plugins are known to a context, and no two calls need have the same
+        self._context = copy_context()
+
+    def ready(self) -> GateError | None:
+        """Open everything; what stands against it."""
+        try:
+            self._context.run(self._open)
+        except GateError as error:
+            return EngineError(f"{here()}: {error}")
+        return None
+
+    def score(self, message: Message) -> Scored | GateError:
+        """What becomes of a shard, or what it raises."""
+        try:
+            return self._context.run(self._scored, message)
+        except GateError as error:
+            return error
+
+    def _open(self) -> None:
+        given = self._elsewhere
+        self._folder = tempfile.TemporaryDirectory(prefix="gate-worker-")
+        folder = Path(self._folder.name)
+        plugins.plugged_in(_fetched(self._brought, folder)).__enter__()
+        backend = backends.get(given.backend)
+        _demand_alike(given.environment, environment(backend.versions()))
+        source = given.policy.judge.held_out
+        opened = data.open_table(
+            "held_out",
+            source,
+            base=given.base,
+            inputs=given.inputs,
+            preprocess=given.policy.build.preprocess,
+            scratch=folder,
+            needs_target=False,
+        )
+        self._opened, self._seen = opened, list[Array]()
+        task = decoding.bind(
+            given.policy, given.outputs, given.targets, given.first, home=given.base
+        )
+        gives = {role: self._give(role, folder / role) for role in self._models}
+        metrics = {name: task.metric(name) for name in given.metrics}
+        self._scorer = Scorer(
+            Models(gives["fp32"], gives["int8"], gives.get("own")), task, metrics, given.batch_size
+        )
+
+    def _give(self, role: str, folder: Path) -> Give:
+        folder.mkdir()
+        files = _fetched(self._models[role], folder)
+        backend = backends.get(self._elsewhere.backend)
+        runner = backend.open(files[0], threads=self._elsewhere.threads)
+
+        def give(batch: Batch) -> Mapping[str, Array]:
+            return runner.run(batch.feeds)
+
+        return give
+
+    def _scored(self, message: Message) -> Scored:
+        self._seen.clear()
+        part = Part(
+            message.number, message.start, self._split(message), message.kept, message.reference
+        )
+        scored = self._scorer(part)
+        self._demand_same(message)
+        return scored
+
+    def _split(self, message: Message) -> Split:
+        given, table = self._elsewhere, self._opened.table
+        if len(message.order) and int(message.order.max()) >= len(table):
+            raise EngineError(
+                f"{here()} finds {len(table)} examples in {given.policy.judge.held_out.path}, and "
+                "there are more where the run began: let both read the same data"
+            )
+        return Split(
+            name="held_out",
+            source=given.policy.judge.held_out.path,
+            ids=message.ids,
+            explicit_ids=table.id is not None,
+            content=message.content,
+            inputs=table.inputs,
+            targets=message.targets,
+            slices={},
+            unit=None,
+            sha256="",
+            population="",
+            order=message.order,
+            prepare=self._prepare,
+        )
+
+    def _prepare(self, raw: Mapping[str, Array]) -> Mapping[str, Array]:
+        alike = self._opened.alike
+        told = raw if alike is None else alike(raw)
+        self._seen.append(identity.hash_rows(told)[:, :_HEAD])
+        return told if alike is self._opened.prepare else self._opened.prepare(raw)
+
+    def _demand_same(self, message: Message) -> None:
+        """Raises EngineError where what was read is not what was identified."""
+        read = np.concatenate(self._seen)
+        wrong = message.ids[(read != message.content).any(axis=1)]
+        if len(wrong):
+            raise EngineError(
+                f"{here()} reads other data than were identified where the run began: "
+                f"{len(wrong)} examples of shard {message.number} differ (first ids: "
+                f"{', '.join(wrong[:_NAMED])}). Let both read the same storage"
+            )
+
+
+def _fetched(bundles: Sequence[Any], folder: Path) -> list[Path]:
+    import ray
+
+    found: list[Bundle] = ray.get(list(bundles))
+    return [one.unpack(folder) for one in found]
+
+
+def _demand_alike(wanted: Mapping[str, object], found: Mapping[str, object]) -> None:
+    """Raises EngineError where this machine would compute something else."""
+    if wanted == found:
+        return
+    parted = [name for name in wanted if wanted[name] != found.get(name)]
+    told = "; ".join(f"{name} {found.get(name)} instead of {wanted[name]}" for name in parted)
+    raise EngineError(
+        f"it would compute something else than the machine where the run began: {told}. Install "
+        "the same versions everywhere, and let workers have the same CPU features"
+    )
+
+
+def replaced(elsewhere: Elsewhere) -> Elsewhere:
+    """What is sent: models go as their bytes, once to every node."""
+    return replace(elsewhere, models={}, plugins={})

@@ -1,0 +1,51 @@
+"""Shards on this machine, in threads: while a model runs, others are read, prepared and reduced.
+
+ONNX Runtime lets go of Python's lock while a model runs, and so do image decoders, hashes and most
+of numpy. So threads overlap as processes would, and share the sessions and the data: docs/scale.md
+has the measurement.
+"""
+
+from collections import deque
+from collections.abc import Generator, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextvars import copy_context
+from dataclasses import replace
+from threading import Semaphore
+
+from gate.engines import Job
+from gate.scoring import Part, Scored
+
+_BESIDE = 1
+"""Threads that prepare and reduce while every worker's model runs."""
+
+
+class Local:
+    """The engine; it holds no state."""
+
+    key = "local"
+
+    def demand(self) -> None:
+        """Always there."""
+
+    def score(
+        self, job: Job, parts: Iterator[Part], *, workers: int | None
+    ) -> Generator[Scored, None, None]:
+        """As `Engine.score`; one worker unless more are asked for, as inference has threads."""
+        models = workers or 1
+        scorer = replace(job.scorer, permit=Semaphore(models))
+        running: deque[Future[Scored]] = deque()
+        with ThreadPoolExecutor(models + _BESIDE, thread_name_prefix="gate") as pool:
+            try:
+                for part in parts:
+                    # plugins are known to the context
+                    running.append(pool.submit(copy_context().run, scorer, part))
+                    if len(running) > models + _BESIDE:
+                        yield running.popleft().result()
+                while running:
+                    yield running.popleft().result()
+            finally:
+                for waiting in running:
+                    waiting.cancel()
+
+
+ENGINE = Local()
