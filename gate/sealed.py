@@ -1,18 +1,25 @@
 """A folder of what took time to make, each file under a hash of all that it depends on.
 
-A file that is damaged, or that was written for anything else, is never used; one that cannot be
-written costs the next run the time again, and nothing else. Several runs may share the folder.
+A file that is damaged, that was written for anything else, or without this user's secret, is never
+used: a change under test could bring files of its own into the folder where it is checked out. One
+that cannot be written costs the next run the time again, and nothing else. Several runs may share
+the folder.
 """
 
+import hmac
 import json
 import os
+import secrets
 from collections.abc import Mapping
 from contextlib import suppress
+from functools import cache
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
+KEY = "GATE_CACHE_KEY"
+"""Environment variable: a secret that machines with one cache share."""
 _SEAL = 32
 """Bytes of the hash that a file begins with."""
 
@@ -33,7 +40,7 @@ class Sealed:
         except OSError:
             return None
         seal, payload = whole[:_SEAL], whole[_SEAL:]
-        if seal != _seal(digest, payload):
+        if not hmac.compare_digest(seal, _seal(digest, payload)):
             return None
         with suppress(OSError):
             os.utime(file)  # what was used last goes last
@@ -88,5 +95,30 @@ def digest_of(key: Mapping[str, Any]) -> str:
 
 
 def _seal(digest: str, payload: bytes) -> bytes:
-    """Tells that a file is whole, and what it was written for."""
-    return sha256(digest.encode() + payload).digest()
+    """Tells that a file is whole, what it was written for, and that its writer knew the secret."""
+    return hmac.digest(_secret(), digest.encode() + payload, "sha256")
+
+
+@cache
+def _secret() -> bytes:
+    """From the environment, for machines that share a cache; else this user's, made once.
+
+    Where no file can be kept in the user's folder it lasts as long as the process.
+    """
+    if told := os.environ.get(KEY):
+        return told.encode()
+    home = Path(os.environ.get("XDG_CONFIG_HOME") or Path("~/.config").expanduser())
+    file = home / "int8-gate" / "cache.key"
+    made = secrets.token_bytes(_SEAL)
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        part = file.with_suffix(f".{uuid4().hex}")
+        with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as out:
+            out.write(made)
+        with suppress(FileExistsError):
+            os.link(part, file)  # whole, or not at all, and by one process alone
+        part.unlink()
+        found = file.read_bytes()
+    except (OSError, RuntimeError):
+        return made
+    return found if len(found) == _SEAL else made
