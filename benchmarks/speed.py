@@ -189,7 +189,7 @@ def line_again(bench: Bench) -> Iterator[Row]:
 def line_memory(bench: Bench) -> Iterator[Row]:
     """Peaks of whole processes."""
     few, many = bench.sizes.few, bench.sizes.many
-    peaks = [gate_run(bench.small(count), "--tracker", "none").peak for count in (few, many)]
+    peaks = [gate_run(bench.small(count)).peak for count in (few, many)]
     one, other = (f"{peak / (1 << 20):,.0f} MB" for peak in peaks)
     what = f"peak memory at {many:,} examples"
     yield Row(what, f"at {few:,}: {one}", other, peaks[1] / peaks[0], 1.05)

@@ -72,10 +72,9 @@ def gate_run(
     program = [sys.executable, str(_TOLD), str(told), str(time.time())]
     program += ["run", str(policy), "--quiet", "--out", str(out), *options]
     start = time.perf_counter()
-    kept = {"XDG_CACHE_HOME": str(home / "cache")}
     with (home / "told.txt").open("wb") as stream:
         running = subprocess.Popen(
-            program, cwd=home, env=_BARE | kept | environment, stdout=stream, stderr=stream
+            program, cwd=home, env=_BARE | environment, stdout=stream, stderr=stream
         )
         at(running)
         code = running.wait()
@@ -122,8 +121,8 @@ def cluster(folder: Path) -> Iterator[Cluster]:
     with (folder / "ray.txt").open("wb") as told:
         head = subprocess.Popen(program, stdout=told, stderr=told)
         try:
-            _wait_for(port, head)
-            yield Cluster(f"127.0.0.1:{port}", head)
+            _wait_for(head)
+            yield Cluster("auto", head)
         finally:
             below = _below(head.pid)
             head.terminate()
@@ -133,8 +132,8 @@ def cluster(folder: Path) -> Iterator[Cluster]:
                     os.kill(pid, signal.SIGKILL)
 
 
-def _wait_for(port: int, head: subprocess.Popen[bytes]) -> None:
-    program = [sys.executable, "-c", f"import ray; ray.init('127.0.0.1:{port}')"]
+def _wait_for(head: subprocess.Popen[bytes]) -> None:
+    program = [sys.executable, "-c", "import ray; ray.init('auto')"]
     for _ in range(10):
         if head.poll() is not None:
             break
