@@ -168,7 +168,7 @@ def _run(
             run = Run(
                 loaded=loaded,
                 stage=stage,
-                backend=backends.get(BACKEND),
+                backend=backends.open_once(backends.get(BACKEND)),
                 threads=by.threads or os.cpu_count() or 1,
                 scratch=Path(scratch),
                 progress=progress,

@@ -1,11 +1,12 @@
 """Runtimes: what executes models, and makes INT8 ones."""
 
+from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, cast
+from typing import Any, Protocol, cast
 
-from gate import door
+from gate import artifact, door
 from gate.recipes import Recipe
 from gate.values import Array, Kernel, TensorSpec
 
@@ -33,6 +34,8 @@ the layer adds to FP32's own inputs, of what came to it from further up, of what
 loses, and of that by clipping; then the share of values beyond an eighth of the quantizer's range.
 Each channel counts as the layers that read it feel it, where their weights are known.
 """
+_KEPT = 2
+"""Sessions: FP32's and INT8's."""
 _IMAGES = 4
 """Axes of a batch of images."""
 
@@ -185,6 +188,35 @@ class Backend(Protocol):
 
     def versions(self) -> dict[str, str]:
         """Libraries whose version can change results."""
+
+
+class OpenOnce:
+    """A backend that keeps the sessions opened last: loading a large model takes seconds."""
+
+    def __init__(self, backend: Backend) -> None:
+        """All but `open` is the backend's own."""
+        self._backend = backend
+        self._sessions: OrderedDict[object, Runner] = OrderedDict()
+
+    def __getattr__(self, name: str) -> Any:
+        """What the backend has."""
+        return getattr(self._backend, name)
+
+    def open(self, model: Path, *, threads: int) -> Runner:
+        """As `Backend.open`; a file that was written again since is another model."""
+        told = [(file, file.stat()) for file in artifact.files(model) if file.exists()]
+        key = (threads, *((file, one.st_size, one.st_mtime_ns) for file, one in told))
+        if key not in self._sessions:
+            self._sessions[key] = self._backend.open(model, threads=threads)
+        self._sessions.move_to_end(key)
+        while len(self._sessions) > _KEPT:
+            self._sessions.popitem(last=False)
+        return self._sessions[key]
+
+
+def open_once(backend: Backend) -> Backend:
+    """The backend, with `OpenOnce`."""
+    return cast(Backend, OpenOnce(backend))
 
 
 def get(key: str) -> Backend:

@@ -207,3 +207,20 @@ def test_a_profile_of_a_model_that_fails_is_an_evaluation_error(
     path = save(convolution((4, 2, 3, 3), (1, 2, 8, 8)), tmp_path / "m.onnx")
     with pytest.raises(EvaluationError):
         backend.profile(path, {"x": np.zeros((1, 3, 8, 8), np.float32)})
+
+
+def test_a_model_is_opened_once_until_its_file_changes(tmp_path: Path, backend: Backend) -> None:
+    kept, model = backends.open_once(backend), save(cnn(), tmp_path / "m.onnx")
+    first = kept.open(model, threads=1)
+    assert kept.open(model, threads=1) is first
+    assert kept.open(model, threads=2) is not first
+    save(mlp(), model)
+    assert kept.open(model, threads=1) is not first
+    assert kept.key == backend.key
+
+
+def test_a_model_that_cannot_be_opened_is_not_kept(tmp_path: Path, backend: Backend) -> None:
+    kept = backends.open_once(backend)
+    for _ in range(2):
+        with pytest.raises(CandidateError):
+            kept.open(tmp_path / "missing.onnx", threads=1)
