@@ -15,6 +15,7 @@ from support.project import Project
 from gate.policy import Budget, Policy
 from gate.records import Comparison, Finding, GateRecord
 
+os.environ.setdefault("GATE_CACHE_KEY", "of the tests")  # nothing is written to the user's folder
 settings.register_profile("gate", deadline=None)  # a busy machine is no failure
 settings.load_profile("gate")
 
@@ -226,13 +227,32 @@ def make_record() -> MakeRecord:
     return make
 
 
+# ── stores ────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.fixture(scope="session")
+def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A sqlite store without runs, made once: its migrations take seconds."""
+    from gate.trackers.mlflow import TRACKER
+
+    folder = tmp_path_factory.mktemp("template")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        patch.chdir(folder)
+        TRACKER.prepare()
+    return folder / "mlflow.db"
+
+
 # ── a line of releases ────────────────────────────────────────────────────────────────────
 
 
 @pytest.fixture(scope="session")
-def first_release(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, GateRecord]:
+def first_release(
+    tmp_path_factory: pytest.TempPathFactory, empty_store: Path
+) -> tuple[Path, GateRecord]:
     """A folder whose store has version 1, which passed as a first release, in production."""
     folder = tmp_path_factory.mktemp("line")
+    shutil.copyfile(empty_store, folder / "mlflow.db")
     before, uri = Path.cwd(), os.environ.pop("MLFLOW_TRACKING_URI", None)
     os.chdir(folder)
     try:
@@ -252,3 +272,22 @@ def line(
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.chdir(tmp_path)
     return Project(tmp_path)
+
+
+# ── what is made once, is made on one worker ──────────────────────────────────────────────
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Tests that share what is made for their module, or the line of releases, share a worker."""
+    for item in items:
+        made: dict[str, Any] = getattr(item, "_fixtureinfo").name2fixturedefs  # noqa: B009
+        if item.get_closest_marker("xdist_group") is None:
+            if "first_release" in made:
+                item.add_marker(pytest.mark.xdist_group("line"))
+            elif any(found[-1].scope == "module" for found in made.values()):
+                item.add_marker(pytest.mark.xdist_group(item.nodeid.partition("::")[0]))
+        mark = item.get_closest_marker("xdist_group")
+        if mark is not None and config.getoption("loadgroup", False) and hasattr(item, "_id"):
+            # xdist 3.8 appends the group to what pytest 9.2 no longer reads, and so groups nothing
+            item._id = type(item._id).parse(f"{item.nodeid}@{mark.args[0]}")

@@ -189,19 +189,6 @@ def kept(tmp_path: Path) -> Callable[..., Kept]:
     return make
 
 
-@pytest.fixture(scope="session")
-def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A sqlite store without runs, made once: its migrations take seconds."""
-    from gate.trackers.mlflow import TRACKER
-
-    folder = tmp_path_factory.mktemp("template")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
-        patch.chdir(folder)
-        TRACKER.prepare()
-    return folder / "mlflow.db"
-
-
 @pytest.fixture
 def workplace(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, empty_store: Path) -> Path:
     """The working folder, with a store in it and no `MLFLOW_TRACKING_URI`."""
@@ -308,6 +295,7 @@ def large_server(
         yield address
 
 
+@pytest.hookimpl(tryfirst=True)  # before the groups are read
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """One worker starts the servers, and runs whatever asks them."""
     served = {"server", "postgres", "s3", "postgres_database", "large_server"}
