@@ -1,5 +1,6 @@
 """Candidates from files, MLflow folders, URIs and torch modules."""
 
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -133,10 +134,11 @@ def test_a_folder_of_nothing_that_is_known(tmp_path: Path, scratch: Path) -> Non
 
 
 @pytest.fixture
-def registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+def registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, empty_store: Path) -> str:
     """A local store with `digits` version 1, alias champion."""
     import mlflow
 
+    shutil.copy(empty_store, tmp_path)
     uri = f"sqlite:///{tmp_path}/mlflow.db"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     client = mlflow.MlflowClient(tracking_uri=uri, registry_uri=uri)

@@ -18,15 +18,11 @@ from gate.trackers.mlflow import TRACKER
 
 
 @pytest.fixture(scope="module")
-def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def template(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> Path:
     """An empty store, and a release that passed in `project/run`."""
     folder = tmp_path_factory.mktemp("template")
     support.made(folder / "project")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
-        patch.delenv("MLFLOW_REGISTRY_URI", raising=False)
-        patch.chdir(folder)
-        TRACKER.prepare()
+    shutil.copy(empty_store, folder)
     return folder
 
 
