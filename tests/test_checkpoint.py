@@ -270,7 +270,10 @@ def fetched(folder: Path, scratch: Path, max_length: int | None = None) -> Sourc
     return fetch(folder, scratch=scratch, trust=False, examples=no_examples, max_length=max_length)
 
 
-@pytest.mark.parametrize("architecture", ["BertForSequenceClassification", "BertModel"])
+@pytest.mark.parametrize(
+    "architecture",
+    ["BertForSequenceClassification", pytest.param("BertModel", marks=pytest.mark.slow)],
+)
 def test_onnx_takes_any_batch_and_any_length(tmp_path: Path, architecture: str) -> None:
     from gate import backends
 

@@ -107,13 +107,13 @@ def test_quantizations_side_by_side_do_not_meet(tmp_path: Path) -> None:
     assert all(len(hashes) == 1 for hashes in by_recipe.values())
     assert len({hashes.pop() for hashes in by_recipe.values()}) == len(names)
     assert sorted(file.name for file in tmp_path.iterdir()) == sorted(
-        ["m.onnx", *(f"q{index}.onnx" for index in range(10))]
+        ["m.onnx", *(f"q{index}.onnx" for index, _ in jobs)]
     )
 
 
-def test_ten_processes_side_by_side_share_no_file(tmp_path: Path) -> None:
+def test_processes_side_by_side_share_no_file(tmp_path: Path) -> None:
     model = save(cnn(), tmp_path / "in" / "m.onnx")
-    folders = [tmp_path / f"out{index}" for index in range(10)]
+    folders = [tmp_path / f"out{index}" for index in range(4)]
     temporary = tmp_path / "tmp"
     for folder in (*folders, temporary):
         folder.mkdir()
@@ -129,7 +129,7 @@ def test_ten_processes_side_by_side_share_no_file(tmp_path: Path) -> None:
         for folder in folders
     ]
     said = [process.communicate() for process in started]
-    assert [process.returncode for process in started] == [0] * 10
+    assert [process.returncode for process in started] == [0] * 4
     assert len(set(said)) == 1
     assert said[0][1] == ""
     assert {file.name for file in temporary.iterdir()} <= {".ses"}  # the runtime's own, on import

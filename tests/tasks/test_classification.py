@@ -96,7 +96,7 @@ def check_positive(bound, targets, scores, predicted):
         agree(value(bound, name, targets, scores), expected)
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(single_label(3, 5))
 def test_multi_class_agrees_with_scikit_learn(example):
     targets, logits = example
@@ -128,7 +128,7 @@ def test_multi_class_agrees_with_scikit_learn(example):
             )
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(single_label(2, 2), st.sampled_from(["two classes", "column", "flat"]))
 def test_binary_agrees_with_scikit_learn(example, form):
     targets, logits = example
@@ -158,7 +158,7 @@ def test_binary_agrees_with_scikit_learn(example, form):
         )
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(multi_label())
 def test_multi_label_agrees_with_scikit_learn(example):
     targets, logits = example
