@@ -10,24 +10,24 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from gate import pipeline, publish
-from gate.cli import exit_code_of
+from gate import cli, pipeline, publish
 from gate.commands import run
 
 PARTS = ((publish, "reach"), (pipeline, "write"), (publish, "send"))
 """What has no place among the durations of a record."""
 
 
-def main() -> int:
-    """The command line's exit code."""
+def main() -> None:
+    """Exit as the command line does."""
     told, started, *arguments = sys.argv[1:]
     marks = {"imports": time.time() - float(started)}
     assert run.run_gate is pipeline.run_gate  # whose imports are among those that were timed
     for module, name in PARTS:
         setattr(module, name, _watched(getattr(module, name), name, marks))
-    code = exit_code_of(arguments)
-    Path(told).write_text(json.dumps({"marks": marks, "peak": _peak()}), encoding="utf-8")
-    return code
+    try:
+        cli.main(arguments)
+    finally:
+        Path(told).write_text(json.dumps({"marks": marks, "peak": _peak()}), encoding="utf-8")
 
 
 def _watched(function: Callable[..., Any], name: str, marks: dict[str, float]) -> Any:
@@ -47,4 +47,4 @@ def _peak() -> float:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()
