@@ -3,7 +3,6 @@
 import math
 from collections.abc import Collection, Iterator
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from gate import artifact
@@ -11,6 +10,8 @@ from gate.errors import CandidateError
 
 INLINE_LIMIT = 1_500_000_000
 """Bytes above which weights go to a file beside the model; protobuf ends at 2 GB."""
+_SMALL = 1024
+"""Values of a constant that may say what shape something has."""
 
 
 def read(path: Path, *, weights: bool = True) -> Any:
@@ -185,8 +186,8 @@ def fold_casts(model: Any) -> int:
 def typed(model: Any) -> Any:
     """The model with the types and shapes of its tensors inferred, as far as they can be.
 
-    `model` itself is used up: writing a large one takes its weights out of it. What it says of
-    its weights is dropped: a quantizer that transposes one would contradict it.
+    `model` itself is used up: of a large one weights are held once. What it says of its weights is
+    dropped: a quantizer that transposes one would contradict it.
     """
     from onnx import shape_inference
 
@@ -196,17 +197,35 @@ def typed(model: Any) -> Any:
     model.graph.value_info.extend(stated)
     if not is_large(model):
         return shape_inference.infer_shapes(model)
-    with TemporaryDirectory(prefix="gate-") as folder:
-        return _typed_on_disk(model, Path(folder))
+    inferred = shape_inference.infer_shapes(_without_weights(model)).graph
+    for field in ("node", "output", "value_info"):
+        theirs = getattr(inferred, field)
+        del getattr(model.graph, field)[:]
+        getattr(model.graph, field).extend(theirs)
+    return model
 
 
-def _typed_on_disk(model: Any, folder: Path) -> Any:
-    import onnx
+def _without_weights(model: Any) -> Any:
+    """The same with no values in large initializers, whose types and shapes are enough."""
+    from onnx import ModelProto, TensorProto
 
-    whole, inferred = folder / "model.onnx", folder / "inferred.onnx"
-    onnx.save_model(model, str(whole), save_as_external_data=True, location="model.data")
-    onnx.shape_inference.infer_shapes_path(str(whole), str(inferred))
-    return onnx.load(str(inferred))
+    bare = ModelProto(ir_version=model.ir_version)
+    bare.opset_import.extend(model.opset_import)
+    bare.functions.extend(model.functions)
+    for field in ("node", "input", "output", "value_info"):
+        getattr(bare.graph, field).extend(getattr(model.graph, field))
+    for tensor in model.graph.initializer:
+        if math.prod(tensor.dims) <= _SMALL:
+            bare.graph.initializer.append(tensor)
+        else:
+            elsewhere = TensorProto.EXTERNAL
+            bare.graph.initializer.add(
+                name=tensor.name,
+                dims=tensor.dims,
+                data_type=tensor.data_type,
+                data_location=elsewhere,
+            )
+    return bare
 
 
 def tensor_types(model: Any) -> dict[str, int]:

@@ -50,6 +50,7 @@ def normalize(
     cleaned, destination = scratch / "cleaned.onnx", scratch / "model.fp32.onnx"
     before = _operators(model)
     graphs.write(model, cleaned)
+    del model  # or its weights would be held beside those that are read next
     if found := backend.quantized(cleaned):
         raise CandidateError(
             f"candidate {name} is already quantized ({few(found)}): give the FP32 model that it "
