@@ -3,6 +3,7 @@
 from collections.abc import Collection
 from dataclasses import dataclass
 from difflib import get_close_matches
+from threading import Lock
 from typing import Any
 
 from gate import graph as graphs
@@ -11,6 +12,9 @@ from gate.errors import QuantizationError
 from gate.recipes import RECIPES, Recipe
 from gate.wording import few
 
+_IMPORT = Lock()
+"""ONNX Runtime's quantizer imports itself in a circle, in which two threads that begin at once are
+caught."""
 _WORKING_OPS = frozenset(
     (
         *("Conv", "ConvTranspose", "DeformConv", "Gemm", "MatMul", "Einsum"),
@@ -150,7 +154,8 @@ def _moved(graph: Any) -> dict[str, str]:
 
 def supported(scheme: str) -> frozenset[str]:
     """Operators that ONNX Runtime can quantize by this scheme."""
-    from onnxruntime.quantization import registry
+    with _IMPORT:
+        from onnxruntime.quantization import registry
 
     if scheme == "dynamic":
         return frozenset(registry.IntegerOpsRegistry) | {"Gemm"}
