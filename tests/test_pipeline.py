@@ -12,7 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 from support.project import CNN, SUBGRAPH, WIDE_RANGE, Project
 
 import gate
-from gate import errors, subject
+from gate import data, errors, subject
 from gate.cli import exit_code_of
 from gate.records import GateRecord
 
@@ -368,6 +368,17 @@ def test_overlap_names_the_first_examples(project: Project) -> None:
     )
     with pytest.raises(errors.OverlapError, match="3 examples"):
         judged(project)
+
+
+def test_paranoid_reaches_the_data(
+    project: Project, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def opened(*_: Any, paranoid: bool, **__: Any) -> None:
+        raise errors.DataError(f"paranoid is {paranoid}")
+
+    monkeypatch.setattr(data, "open_split", opened)
+    assert code(project, CNN, "--paranoid") == 4
+    assert "paranoid is True" in capsys.readouterr().err
 
 
 def test_a_wrong_pin_shows_the_right_one(project: Project) -> None:
