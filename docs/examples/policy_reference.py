@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from gate.commands.schema import schema
+from gate.commands.schema import describe, schema
 from gate.exhibits import Waiver
 
 TITLE = """\
@@ -247,6 +247,7 @@ MANY = 5
 def definitions() -> dict[str, dict[str, Any]]:
     """Each mapping as a person writes it, by name."""
     found: dict[str, Any] = schema()["$defs"]
+    describe(Waiver)
     waiver = Waiver.model_json_schema()
     return {name: _mapping((found | {"Waiver": waiver})[name]) for name, _, _ in SECTIONS}
 

@@ -152,11 +152,16 @@ def _moved(graph: Any) -> dict[str, str]:
 # ── what the recipe asks for ──────────────────────────────────────────────────────────────
 
 
+def quantization() -> Any:
+    """ONNX Runtime's quantizer, imported whole before any thread goes on."""
+    with _IMPORT:
+        import onnxruntime.quantization.qdq_quantizer
+    return onnxruntime.quantization
+
+
 def supported(scheme: str) -> frozenset[str]:
     """Operators that ONNX Runtime can quantize by this scheme."""
-    with _IMPORT:
-        from onnxruntime.quantization import registry
-
+    registry = quantization().registry
     if scheme == "dynamic":
         return frozenset(registry.IntegerOpsRegistry) | {"Gemm"}
     return frozenset(registry.QDQRegistry) | frozenset(registry.QLinearOpsRegistry)

@@ -13,7 +13,7 @@ from typing import Any
 
 from gate import graph as graphs
 from gate.backends._onnxruntime_names import keep_apart
-from gate.backends._onnxruntime_plan import Plan, activations, float_types
+from gate.backends._onnxruntime_plan import Plan, activations, float_types, quantization
 from gate.backends._onnxruntime_ranges import moved
 from gate.errors import QuantizationError
 from gate.recipes import Recipe
@@ -33,8 +33,7 @@ def static(fitted: Plan, recipe: Recipe, ranges: Ranges, like: Any | None = None
         QuantizationError: a range is missing, a tensor has a name that the quantizer makes, or
             ONNX Runtime's quantizer failed.
     """
-    from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
-
+    kind = quantization().qdq_quantizer.QDQQuantizer
     missing = [name for name in activations(fitted, recipe) if name not in ranges]
     if missing:
         raise QuantizationError(
@@ -45,7 +44,7 @@ def static(fitted: Plan, recipe: Recipe, ranges: Ranges, like: Any | None = None
     _plain_biases(fitted)
     model = _marked(fitted.model)
     with _quiet(), _explained(recipe):
-        quantizer = QDQQuantizer(
+        quantizer = kind(
             model=model,
             per_channel=recipe.per_channel,
             reduce_range=recipe.reduce_range,
@@ -125,17 +124,15 @@ def dynamic(fitted: Plan, recipe: Recipe) -> Any:
         QuantizationError: a tensor has a name that the quantizer makes, or ONNX Runtime's
             quantizer failed.
     """
-    from onnxruntime.quantization.onnx_quantizer import ONNXQuantizer
-    from onnxruntime.quantization.quant_utils import QuantizationMode
-
+    made = quantization()
     keep_apart(fitted.model, fitted.selected)
     model = _marked(fitted.model)
     with _quiet(), _explained(recipe):
-        quantizer = ONNXQuantizer(
+        quantizer = made.onnx_quantizer.ONNXQuantizer(
             model=model,
             per_channel=recipe.per_channel,
             reduce_range=recipe.reduce_range,
-            mode=QuantizationMode.IntegerOps,
+            mode=made.quant_utils.QuantizationMode.IntegerOps,
             static=False,
             weight_qType=_quant_type(recipe.weight_type),
             activation_qType=_quant_type(recipe.activation_type),
@@ -158,31 +155,27 @@ def dynamic(fitted: Plan, recipe: Recipe) -> Any:
 
 
 def _quant_type(name: str) -> Any:
-    from onnxruntime.quantization import QuantType
-
-    return {"int8": QuantType.QInt8, "uint8": QuantType.QUInt8}[name]
+    kinds = quantization().QuantType
+    return {"int8": kinds.QInt8, "uint8": kinds.QUInt8}[name]
 
 
 def _tensors_data(ranges: Ranges, types: Mapping[str, int]) -> Any:
     """Ranges as the quantizer takes them: arrays of the tensor's own type."""
     import numpy as np
-    from onnxruntime.quantization import CalibrationMethod
-    from onnxruntime.quantization.calibrate import TensorsData
 
+    made = quantization().calibrate
     floats = float_types()
     data = {
         name: tuple(np.array(bound, dtype=floats[types[name]]) for bound in ranges[name])
         for name in ranges
         if types.get(name) in floats
     }
-    return TensorsData(CalibrationMethod.MinMax, data)
+    return made.TensorsData(made.CalibrationMethod.MinMax, data)
 
 
 def _marked(model: Any) -> Any:
     """Say that types are inferred, or the quantizer writes and reads the whole model to do so."""
-    from onnxruntime.quantization.quant_utils import add_infer_metadata
-
-    add_infer_metadata(model)
+    quantization().quant_utils.add_infer_metadata(model)
     return model
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from gate.backends._onnxruntime_plan import quantization
 from gate.backends._onnxruntime_points import producers
 from gate.values import Array
 
@@ -199,8 +200,8 @@ def _widen(
     ONNX Runtime judges by `of_input`, even where the layer's input has the scale of another tensor.
     """
     from onnx import TensorProto, numpy_helper
-    from onnxruntime.quantization import quant_utils
 
+    quant_utils = quantization().quant_utils
     int8, weights = constants[bias.weights], floats.get(bias.weights.removesuffix("_quantized"))
     if weights is None or int8.data_type != TensorProto.INT8 or weights.dims != int8.dims:
         return False

@@ -29,7 +29,7 @@ def schema() -> _Schema:
     A file that extends another may leave out what that one says, so it is held against
     definitions that require nothing; any other file against the full ones.
     """
-    _describe()
+    describe(Recipe, *_below(Strict))
     policy = Policy.model_json_schema(by_alias=True)
     definitions: _Schema = policy.pop("$defs")
     definitions["Policy"] = policy
@@ -48,12 +48,11 @@ def schema() -> _Schema:
 
 
 @cache
-def _describe() -> None:
-    """Give every field of a policy the docstring that stands under it.
+def describe(*models: type[BaseModel]) -> None:
+    """Give every field the docstring that stands under it.
 
     Only here, as reading sources takes longer than all else that importing a policy does.
     """
-    models: tuple[type[BaseModel], ...] = (Recipe, *_below(Strict))
     for model in models:
         for base in reversed(model.__mro__):
             if base is not BaseModel and issubclass(base, BaseModel):
