@@ -16,7 +16,7 @@ import gate
 PACKAGE = Path(gate.__file__).parent
 ROOT = PACKAGE.parent
 MODULES = sorted(PACKAGE.rglob("*.py"))
-DOORS = ("backends", "formats", "reporters", "tasks", "trackers")
+DOORS = ("backends", "engines", "formats", "reporters", "tasks", "trackers")
 LONGEST_FUNCTION = 60
 LONGEST_FILE = 400
 

@@ -1,6 +1,7 @@
 """One loop over fixed batches, both models, and rows.npz."""
 
-from collections.abc import Callable, Mapping
+import weakref
+from collections.abc import Callable, Generator, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -16,7 +17,7 @@ from gate.errors import DataError, EvaluationError, RecordError
 from gate.evaluate import evaluate, first_outputs, grouped
 from gate.metrics import Metric
 from gate.rows import load_rows, rows_of, save_arrays
-from gate.scoring import Give, Models, Part, Scorer
+from gate.scoring import Give, Models, Part, Scored, Scorer
 from gate.tasks import BoundTask
 from gate.values import Batch, Rows, Split
 
@@ -183,6 +184,37 @@ def test_the_sample_is_seeded_and_keeps_its_ids(
     np.testing.assert_array_equal(one["id"], two["id"])
     rows = [int(name.removeprefix("id-")) for name in one["id"]]
     np.testing.assert_array_equal(one["output/scores"], split.inputs["x"][:][rows] * 2)
+
+
+def test_nothing_holds_on_to_what_came_back(split: Split) -> None:
+    """On a cluster all arrays of a shard lie in one piece of its store."""
+    alive: list[weakref.ref[Any]] = []
+    most = 0
+
+    def score(parts: Iterator[Part]) -> Generator[Scored, None, None]:
+        nonlocal most
+        made = scorer(lambda b: {"scores": b.feeds["x"]}, lambda b: {"scores": b.feeds["x"]}, 10)
+        for part in parts:
+            scored = made(part)
+            alive.extend(
+                weakref.ref(one) for one in (*scored.sample.values(), scored.fp32["right"])
+            )
+            yield scored
+            del scored
+            most = max(most, sum(one() is not None for one in alive))
+
+    with TemporaryDirectory() as scratch:
+        evaluate(
+            score,
+            split,
+            batch_size=10,
+            seed=0,
+            scratch=Path(scratch),
+            progress=lambda _: None,
+            stop=lambda _: None,
+        )
+    assert len(alive) == 6
+    assert most <= 3
 
 
 # ── rows.npz ──────────────────────────────────────────────────────────────────────────────
