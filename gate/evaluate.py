@@ -5,7 +5,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -135,41 +135,44 @@ def evaluate(
 def _finished(
     score: Score, parts: Iterator[Part], memory: Memory | None
 ) -> Generator[tuple[Part, Scored], None, None]:
-    """Every shard with what became of it, in order: kept by an earlier run, or from the engine."""
-    ahead: deque[tuple[Part, bool]] = deque()
-    """Shards that the engine has gone past, and whether one is kept."""
+    """Every shard with what became of it, in order: kept by an earlier run, or from the engine.
 
-    def missing() -> Iterator[Part]:
-        for part in parts:
-            is_kept = memory is not None and memory.load(part) is not None
-            ahead.append((part, is_kept))
-            if not is_kept:
-                yield part if memory is None else memory.known(part)
+    What is kept is read once, as another run may take it away: an engine is given the shards up to
+    the next one that is kept, and another one, or the same again, those behind it.
+    """
+    kept: list[tuple[Part, Scored]] = []
+    sent: deque[Part] = deque()
 
-    def kept() -> Iterator[tuple[Part, Scored]]:
-        while memory is not None and ahead and ahead[0][1]:
-            part, _ = ahead.popleft()
-            yield part, _demand_kept(memory.load(part))
+    def missing(first: Part) -> Iterator[Part]:
+        for part in chain([first], parts):
+            found = None if memory is None or part is first else memory.load(part)
+            if found is not None:
+                kept.append((part, found))
+                return
+            sent.append(part if memory is None else memory.known(part))
+            yield sent[-1]
 
-    with closing(score(missing())) as running:
-        for scored in running:
-            yield from kept()
-            part, _ = ahead.popleft()
-            if scored.ids.tolist() != part.split.ids.tolist():
-                raise EvaluationError(f"shard {part.number} came back with examples of another one")
-            if memory is not None:
-                memory.save(part, scored)
-            yield part, scored
-        yield from kept()
+    for part in parts:
+        found = None if memory is None else memory.load(part)
+        if found is not None:
+            yield part, found
+            continue
+        with closing(score(missing(part))) as running:
+            for scored in running:
+                yield _checked(sent.popleft(), scored, memory), scored
+        if sent:
+            raise EvaluationError(f"the engine has left out {len(sent)} shards: run the gate again")
+        yield from kept
+        kept.clear()
 
 
-def _demand_kept(scored: Scored | None) -> Scored:
-    if scored is None:
-        raise EvaluationError(
-            "what an interrupted run had left was taken out of .gate/cache while this one read it: "
-            "run the gate again"
-        )
-    return scored
+def _checked(part: Part, scored: Scored, memory: Memory | None) -> Part:
+    """The shard, whose rows these are, kept."""
+    if scored.ids.tolist() != part.split.ids.tolist():
+        raise EvaluationError(f"shard {part.number} came back with examples of another one")
+    if memory is not None:
+        memory.save(part, scored)
+    return part
 
 
 def _looked(
@@ -217,7 +220,8 @@ class _Collected:
             streams.append({name: found[:examples] for name, found in rows.items()})
         self.broken += scored.ids[:examples][scored.broken[:examples]].tolist()
         kept = int(part.kept[:examples].sum())
-        sample = {name: values[:kept] for name, values in scored.sample.items()}
+        # a view would hold on to all that came with it, which a cluster's store keeps in one piece
+        sample = {name: values[:kept].copy() for name, values in scored.sample.items()}
         self.sample.append(sample)
         demand_shapes(*(_outputs(one) for one in (sample, self.sample[0])))
 

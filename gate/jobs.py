@@ -51,7 +51,7 @@ def _elsewhere(run: Run, subject: Subject) -> Elsewhere:
         threads=run.threads,
         models=models,
         policy=run.policy,
-        base=run.loaded.base,
+        base=run.loaded.base.resolve(),
         inputs=candidate.inputs,
         outputs=candidate.outputs,
         targets=subject.splits["held_out"].targets,

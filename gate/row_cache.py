@@ -25,10 +25,11 @@ from gate.values import Array, Batch, Ragged, Values, finite
 
 _FORMAT = 1
 _LARGEST = 64 << 20
-"""Bytes of a shard's decoded outputs; FP32 is run again rather than that more is read back."""
+"""Bytes of a shard; models are run again rather than that more is written and read back."""
 _MOST = 4 << 30
 """Bytes of a folder; what was used longest ago goes first."""
-_OFFSETS = "/offsets"
+_OFFSETS = "\0offsets"
+"""No output and no metric has such a name."""
 _ARRAYS = ("fp32", "int8", "own", "sample")
 Key = Mapping[str, Any]
 
@@ -56,9 +57,9 @@ class RowCache:
         self._trusted: bool | None = None
         self._left: list[Key] = []
         self._reused = 0
-        """Examples for which INT8 alone ran, or was to run."""
-        self._ran = 0
-        """Examples for which INT8 ran."""
+        """Examples for which INT8 alone ran."""
+        self._resumed = 0
+        """Examples for which no model ran."""
 
     def load(self, part: Part) -> Scored | None:
         """What both models made of a shard in a run that was interrupted; None: nothing is left."""
@@ -67,6 +68,7 @@ class RowCache:
         if found is None or not _fits(found, part):
             return None
         self._left.append(self._run_key(part))
+        self._resumed += len(part.split)
         return found
 
     def known(self, part: Part) -> Part:
@@ -82,19 +84,16 @@ class RowCache:
             self._trusted = self._is_same(part, found)
         if not self._trusted:
             return part
-        self._reused += len(part.split)
         return part.knowing(found)
 
     def save(self, part: Part, scored: Scored) -> None:
         """A shard is done; a folder that cannot be written costs the next run the time again."""
-        self._ran += len(part.split)
-        known = self._trusted and self._references.has(self._fp32_key(part))
-        if not known and _bytes(scored.reference) <= _LARGEST:
-            payload = _packed(_flat("reference", scored.reference))
-            if payload is not None:
-                self._references.save(self._fp32_key(part), payload)
-        key, payload = self._run_key(part), _packed(_arrays(scored))
-        if payload is not None and self._scored.save(key, payload):
+        if part.reference is None:
+            self._keep(self._references, self._fp32_key(part), _flat("reference", scored.reference))
+        else:
+            self._reused += len(part.split)
+        key = self._run_key(part)
+        if self._keep(self._scored, key, _arrays(scored)):
             self._left.append(key)
 
     def clear(self, examples: int) -> tuple[str, ...]:
@@ -106,7 +105,7 @@ class RowCache:
             self._scored.drop(key)
         for files in (self._references, self._scored):
             files.prune(_MOST)
-        resumed = max(0, examples - self._ran)
+        resumed = min(self._resumed, examples)
         lines = []
         if resumed:
             lines.append(f"{resumed:,} examples were taken up from a run that was interrupted")
@@ -115,6 +114,13 @@ class RowCache:
                 f"FP32 was known of {self._reused:,} examples; it gave the same bits again"
             )
         return tuple(lines)
+
+    def _keep(self, files: Sealed, key: Key, arrays: Mapping[str, Array]) -> bool:
+        """Whether it is; what is very large would fill the disk that this run's rows need."""
+        if sum(array.nbytes for array in arrays.values()) > _LARGEST:
+            return False
+        payload = _packed(arrays)
+        return payload is not None and files.save(key, payload)
 
     def _is_same(self, part: Part, found: Values) -> bool:
         fresh = self._again(part.split.batch(0, self._batch))
@@ -140,10 +146,6 @@ def _bits(values: Values) -> tuple[str, tuple[int, ...], bytes]:
     if isinstance(values, Ragged):
         return "ragged", values.shape, values.offsets.tobytes() + values.values.tobytes()
     return str(values.dtype), values.shape, np.ascontiguousarray(values).tobytes()
-
-
-def _bytes(values: Values) -> int:
-    return values.values.nbytes if isinstance(values, Ragged) else values.nbytes
 
 
 # ── on disk ───────────────────────────────────────────────────────────────────────────────

@@ -177,14 +177,19 @@ class Scorer:
         with self.permit:
             outputs = give(batch)
         demand_rows(outputs, batch)
-        return outputs, self.task.decode(outputs)
+        values = self.task.decode(outputs)
+        _demand_one_each(len(values), batch, "build.decode gives")
+        return outputs, values
 
     def _observed(self, scores: Values, batch: Batch, reference: Values | None) -> Rows:
         observed = {metric.observation: metric for metric in self.metrics.values()}
-        return {
+        rows = {
             name: metric.observe(scores, batch.targets, reference)
             for name, metric in observed.items()
         }
+        for name, found in rows.items():
+            _demand_one_each(len(found), batch, f"metrics of {name!r} observe")
+        return rows
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -216,6 +221,15 @@ def demand_rows(outputs: Mapping[str, Array], batch: Batch) -> None:
                 "examples: every output needs one row an example. Export the model so, or fix its "
                 "batch"
             )
+
+
+def _demand_one_each(count: int, batch: Batch, who: str) -> None:
+    """Raises EvaluationError where rows would be held against other examples' rows."""
+    if count != len(batch.ids):
+        raise EvaluationError(
+            f"{who} {count} entries for a batch of {len(batch.ids)} examples: every example needs "
+            "one. Mend the task that does so"
+        )
 
 
 def demand_shapes(outputs: Mapping[str, Array], first: Mapping[str, Array]) -> None:

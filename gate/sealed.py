@@ -46,10 +46,6 @@ class Sealed:
             os.utime(file)  # what was used last goes last
         return payload
 
-    def has(self, key: Mapping[str, Any]) -> bool:
-        """Whether there is a file of that name, whatever it holds."""
-        return self._file(digest_of(key)).is_file()
-
     def save(self, key: Mapping[str, Any], payload: bytes) -> bool:
         """Keep it; False where the folder cannot be written."""
         digest = digest_of(key)

@@ -17,6 +17,7 @@ class Stream:
         self._file = file
         self._sizes: list[Array] = []
         self._like: Array | None = None
+        self._kind = ""
         self._rows = 0
 
     def append(self, values: Values) -> None:
@@ -26,16 +27,17 @@ class Stream:
             EvaluationError: the disk is full, or refuses.
         """
         flat = values.values if isinstance(values, Ragged) else values
+        kind = _kind(values)
+        self._kind = self._kind or kind
+        if kind != self._kind or flat.dtype.hasobject:
+            raise EvaluationError(
+                f"a metric observed {kind} of an example in one shard and {self._kind} in another: "
+                "rows have to be alike, and numbers. Mend the task's `observe`"
+            )
+        if self._like is None:
+            self._like = flat[:0].copy()
         if isinstance(values, Ragged):
             self._sizes.append(values.sizes)
-        if self._like is None:
-            self._like = flat[:0]
-        if (flat.dtype, flat.shape[1:]) != (self._like.dtype, self._like.shape[1:]):
-            raise EvaluationError(
-                f"a metric observed {flat.dtype}{list(flat.shape[1:])} of an example in one shard "
-                f"and {self._like.dtype}{list(self._like.shape[1:])} in another: rows have to be "
-                "alike. Mend the task's `observe`"
-            )
         try:
             with self._file.open("ab") as out:
                 out.write(np.ascontiguousarray(flat).data)
@@ -50,8 +52,8 @@ class Stream:
         """Of the first `examples`, mapped into memory as they are read."""
         assert self._like is not None
         tail, dtype = self._like.shape[1:], self._like.dtype
-        values = np.zeros((0, *tail), dtype)
-        if self._rows and values.itemsize and all(tail):
+        values = np.zeros((self._rows if 0 in tail else 0, *tail), dtype)
+        if self._rows and 0 not in tail:
             mapped = np.memmap(self._file, dtype=dtype, mode="r", shape=(self._rows, *tail))
             values = np.asarray(mapped)
         if not self._sizes:
@@ -59,6 +61,12 @@ class Stream:
         sizes = np.concatenate(self._sizes)[:examples]
         offsets = np.concatenate(([0], np.cumsum(sizes))).astype(np.int64)
         return Ragged(values[: int(offsets[-1])], offsets)
+
+
+def _kind(values: Values) -> str:
+    several = "any number of " if isinstance(values, Ragged) else ""
+    flat = values.values if isinstance(values, Ragged) else values
+    return f"{several}{flat.dtype}{list(flat.shape[1:])}"
 
 
 class Streams:

@@ -5,9 +5,12 @@ where the run began.
 """
 
 import os
+import pickle
 import platform
+import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from contextvars import copy_context
 from dataclasses import dataclass, replace
 from hashlib import sha256
@@ -16,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from gate import backends, data, decoding, identity, plugins
+from gate import backends, data, decoding, formats, identity, plugins
 from gate.engines import Elsewhere
 from gate.errors import EngineError, GateError
 from gate.provenance import environment
@@ -105,14 +108,18 @@ class Worker:
         """
         self._elsewhere, self._models, self._brought = elsewhere, models, brought
         # plugins are known to a context, and no two calls need have the same
-        self._context = copy_context()
+        self._context, self._plugged = copy_context(), ExitStack()
 
     def ready(self) -> GateError | None:
         """Open everything; what stands against it."""
+        folder, needed = Path(tempfile.mkdtemp(prefix="gate-worker-")), False
         try:
-            self._context.run(self._open)
+            needed = self._context.run(self._open, folder)
         except GateError as error:
             return EngineError(f"{here()}: {error}")
+        finally:
+            if not needed:  # a worker is killed in the end, and would leave it behind
+                shutil.rmtree(folder, ignore_errors=True)
         return None
 
     def score(self, message: Message) -> Scored | GateError:
@@ -120,13 +127,13 @@ class Worker:
         try:
             return self._context.run(self._scored, message)
         except GateError as error:
-            return error
+            return _portable(error)
 
-    def _open(self) -> None:
+    def _open(self, folder: Path) -> bool:
+        """Whether anything in the folder may still be opened: the gate's own formats map it."""
         given = self._elsewhere
-        self._folder = tempfile.TemporaryDirectory(prefix="gate-worker-")
-        folder = Path(self._folder.name)
-        plugins.plugged_in(_fetched(self._brought, folder)).__enter__()
+        # they are there until the last that refers to this is gone
+        self._plugged.enter_context(plugins.plugged_in(_fetched(self._brought, folder)))
         backend = backends.get(given.backend)
         _demand_alike(given.environment, environment(backend.versions()))
         source = given.policy.judge.held_out
@@ -148,6 +155,7 @@ class Worker:
         self._scorer = Scorer(
             Models(gives["fp32"], gives["int8"], gives.get("own")), task, metrics, given.batch_size
         )
+        return formats.of(opened.path, source.format).key not in formats.FORMATS
 
     def _give(self, role: str, folder: Path) -> Give:
         folder.mkdir()
@@ -165,7 +173,8 @@ class Worker:
         part = Part(
             message.number, message.start, self._split(message), message.kept, message.reference
         )
-        scored = self._scorer(part)
+        with plugins.plugged_in(()):  # what their code raises is told as theirs
+            scored = self._scorer(part)
         self._demand_same(message)
         return scored
 
@@ -193,10 +202,12 @@ class Worker:
         )
 
     def _prepare(self, raw: Mapping[str, Array]) -> Mapping[str, Array]:
-        alike = self._opened.alike
-        told = raw if alike is None else alike(raw)
+        feeds, alike = self._opened.prepare(raw), self._opened.alike
+        told = feeds
+        if alike is not self._opened.prepare:
+            told = raw if alike is None else alike(raw)
         self._seen.append(identity.hash_rows(told)[:, :_HEAD])
-        return told if alike is self._opened.prepare else self._opened.prepare(raw)
+        return feeds
 
     def _demand_same(self, message: Message) -> None:
         """Raises EngineError where what was read is not what was identified."""
@@ -215,6 +226,15 @@ def _fetched(bundles: Sequence[Any], folder: Path) -> list[Path]:
 
     found: list[Bundle] = ray.get(list(bundles))
     return [one.unpack(folder) for one in found]
+
+
+def _portable(error: GateError) -> GateError:
+    """What a plugin raises may not survive the way."""
+    try:
+        pickle.loads(pickle.dumps(error))  # noqa: S301 - it is this process's own
+    except Exception:  # noqa: BLE001 - its code may raise anything
+        return EngineError(f"{here()}: {error}")
+    return error
 
 
 def _demand_alike(wanted: Mapping[str, object], found: Mapping[str, object]) -> None:

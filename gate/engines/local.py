@@ -11,12 +11,42 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextvars import copy_context
 from dataclasses import replace
 from threading import Semaphore
+from types import TracebackType
 
 from gate.engines import Job
 from gate.scoring import Part, Scored
 
 _BESIDE = 1
 """Threads that prepare and reduce while every worker's model runs."""
+
+
+class _Closed(Exception):  # noqa: N818 - nobody hears of it
+    """Nothing is wanted any more."""
+
+
+class _Permit:
+    """So many models run at once, and none any more once it is closed."""
+
+    def __init__(self, models: int) -> None:
+        self._free, self._closed = Semaphore(models), False
+
+    def __enter__(self) -> None:
+        self._free.acquire()
+        if self._closed:
+            self._free.release()
+            raise _Closed
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._free.release()
+
+    def close(self) -> None:
+        """Threads end at their next batch: who is interrupted has seconds, and a shard minutes."""
+        self._closed = True
 
 
 class Local:
@@ -32,7 +62,8 @@ class Local:
     ) -> Generator[Scored, None, None]:
         """As `Engine.score`; one worker unless more are asked for, as inference has threads."""
         models = workers or 1
-        scorer = replace(job.scorer, permit=Semaphore(models))
+        permit = _Permit(models)
+        scorer = replace(job.scorer, permit=permit)
         running: deque[Future[Scored]] = deque()
         with ThreadPoolExecutor(models + _BESIDE, thread_name_prefix="gate") as pool:
             try:
@@ -44,6 +75,7 @@ class Local:
                 while running:
                     yield running.popleft().result()
             finally:
+                permit.close()
                 for waiting in running:
                     waiting.cancel()
 

@@ -32,7 +32,7 @@ _PROBE_S = 5.0
 _START_S = 120.0
 """Until the first worker is there …"""
 _ANOTHER_S = 20.0
-"""… and another beside it."""
+"""… and others beside it."""
 _LOOK_S = 1.0
 _EACH = 2
 """Shards that a worker has: one at hand, one waiting."""
@@ -89,6 +89,15 @@ def _connected() -> Any:
         with _own_signals():
             _start(ray, os.environ.get(_ADDRESS))
     return ray
+
+
+@contextmanager
+def _as_engine_error(ray: Any) -> Iterator[None]:
+    """What Ray itself raises, such as for want of disk, is no defect of the gate."""
+    try:
+        yield
+    except ray.exceptions.RayError as error:
+        raise EngineError(f"Ray cannot go on: {_first_line(error)}") from error
 
 
 def _imported() -> Any:
@@ -172,6 +181,7 @@ class _Sent:
     part: Part
     actor: Any
     since: float = field(default_factory=time.monotonic)
+    """When it was sent, or when its worker was done with what it had before."""
 
 
 class _Crew:
@@ -191,9 +201,10 @@ class _Crew:
         self._actors: list[Any] = []
         self._sent: dict[Any, _Sent] = {}
         self._done: dict[int, Scored | GateError] = {}
+        self._lost: list[_Sent] = []
+        """What a worker that died had at hand and waiting."""
         self._tries: Counter[int] = Counter()
         self._wanted = workers or self._room(elsewhere.threads)
-        self._deaths = 0
 
     def scored(self, parts: Iterator[Part]) -> Generator[Scored, None, None]:
         """Every shard, in order."""
@@ -207,9 +218,10 @@ class _Crew:
                 if part is not None:
                     self._send(sent, part)
                     sent += 1
-            if asked == sent:
+            if asked == sent and not more:
                 return
             while asked not in self._done:
+                self._send_again()
                 self._wait()
             found = self._done.pop(asked)
             asked += 1
@@ -220,8 +232,7 @@ class _Crew:
     def dismiss(self) -> None:
         """Nobody works on."""
         for actor in self._actors:
-            with suppress(Exception):  # those that are gone are gone
-                self._ray.kill(actor)
+            self._kill(actor)
 
     # ── who works ─────────────────────────────────────────────────────────────────────────
 
@@ -242,13 +253,16 @@ class _Crew:
         while len(self._actors) + len(coming) < self._wanted:
             actor = self._kind.remote(*self._given)
             coming[actor.ready.remote()] = actor
-        patience = _ANOTHER_S if self._actors else _START_S
-        ready, late = self._ray.wait(list(coming), num_returns=len(coming), timeout=patience)
-        for ref in late:
-            self._ray.kill(coming[ref])
-        for ref in ready:
-            self._actors.append(coming[ref])
-            self._demand_ready(ref)
+        for ref in self._arrived(list(coming)):
+            self._actors.append(coming.pop(ref))
+            try:
+                self._demand_ready(ref)
+            except EngineError:
+                for actor in coming.values():
+                    self._kill(actor)
+                raise
+        for actor in coming.values():
+            self._kill(actor)
         if not self._actors:
             raise EngineError(
                 f"no worker has started within {_START_S:.0f} s: the cluster has "
@@ -256,6 +270,21 @@ class _Crew:
                 f"{self._ray.available_resources().get('CPU', 0):g} are free. Give it room, or "
                 "fewer --threads"
             )
+
+    def _arrived(self, coming: list[Any]) -> list[Any]:
+        """One has long to come, as nodes may have to start; others shorter."""
+        if self._actors or not coming:
+            ready, late = [], coming
+        else:
+            ready, late = self._ray.wait(coming, num_returns=1, timeout=_START_S)
+        if not late or not (ready or self._actors):
+            return list(ready)
+        more, _ = self._ray.wait(late, num_returns=len(late), timeout=_ANOTHER_S)
+        return [*ready, *more]
+
+    def _kill(self, actor: Any) -> None:
+        with suppress(Exception):  # those that are gone are gone
+            self._ray.kill(actor)
 
     def _demand_ready(self, ref: Any) -> None:
         try:
@@ -273,57 +302,72 @@ class _Crew:
         ref = actor.score.remote(Message.of(part))
         self._sent[ref] = _Sent(turn, part, actor)
 
+    def _send_again(self) -> None:
+        """What was lost goes out again, to another worker."""
+        if self._lost:
+            self._hire()
+        while self._lost:
+            one = self._lost.pop(0)
+            self._send(one.turn, one.part)
+
     def _wait(self) -> None:
         ready, _ = self._ray.wait(list(self._sent), num_returns=1, timeout=_LOOK_S)
         for ref in ready:
             self._land(ref)
         if not ready:
-            self._demand_alive()
+            self._give_up_late()
 
     def _land(self, ref: Any) -> None:
-        errors = self._ray.exceptions
-        one = self._sent[ref]
+        errors, one = self._ray.exceptions, self._sent[ref]
         try:
             found = self._ray.get(ref)
-        except (errors.RayActorError, errors.OutOfMemoryError, errors.WorkerCrashedError) as error:
-            self._replace(one.actor, _first_line(error))
-            return
         except errors.RayTaskError as error:
             found = EngineError(f"{_named(one.part)} failed on its worker: {_first_line(error)}")
+        except errors.RayError as error:  # its worker is gone, or its node with what it gave
+            self._dismissed(one.actor, _first_line(error))
+            return
         del self._sent[ref]
         self._done[one.turn] = found
+        for following in self._of(one.actor)[:1]:
+            following.since = time.monotonic()
 
-    def _replace(self, actor: Any, why: str) -> None:
-        """Another worker for one that died; what it had at hand goes out again."""
-        self._actors = [one for one in self._actors if one is not actor]
-        lost = sorted(
-            ((ref, one) for ref, one in self._sent.items() if one.actor is actor),
-            key=lambda found: found[1].turn,
-        )
-        for ref, _ in lost:
-            del self._sent[ref]
-        self._hire()
-        self._tries[lost[0][1].turn] += 1  # it was at hand
-        for _, one in lost:
-            if self._tries[one.turn] >= _TRIES:
+    def _of(self, actor: Any) -> list[_Sent]:
+        """What a worker has: first what is at hand, then what waits."""
+        return [one for one in self._sent.values() if one.actor is actor]
+
+    def _dismissed(self, actor: Any, why: str) -> None:
+        """A worker died: what it had goes out again, unless several died of it."""
+        at_hand = self._gone(actor)
+        self._tries[at_hand.turn] += 1
+        if self._tries[at_hand.turn] >= _TRIES:
+            self._lost.remove(at_hand)
+            self._done[at_hand.turn] = EngineError(
+                f"{_named(at_hand.part)} was given up: {_TRIES} workers died of it, the last with: "
+                f"{why} Give workers more memory or a smaller `batch_size`, or look at these "
+                "examples"
+            )
+
+    def _give_up_late(self) -> None:
+        """A shard that takes longer than any may, in its turn, is an error."""
+        for actor in list(self._actors):
+            for one in self._of(actor)[:1]:
+                waited = time.monotonic() - one.since
+                if waited <= self._job.timeout_s:
+                    continue
+                self._lost.remove(self._gone(actor))
                 self._done[one.turn] = EngineError(
-                    f"{_named(one.part)} was given up: {_TRIES} workers died of it, the last with: "
-                    f"{why}. Give workers more memory or a smaller `batch_size`, or look at these "
-                    "examples"
-                )
-            else:
-                self._send(one.turn, one.part)
-
-    def _demand_alive(self) -> None:
-        """Raises EngineError where a shard has taken longer than any may."""
-        limit = self._job.timeout_s
-        for one in self._sent.values():
-            waited = time.monotonic() - one.since
-            if waited > _EACH * limit:
-                raise EngineError(
                     f"{_named(one.part)} has not come back for {waited:.0f} s: its worker hangs or "
                     "cannot be reached. Look at that node, or allow more by --shard-timeout"
                 )
+
+    def _gone(self, actor: Any) -> _Sent:
+        """A worker is there no longer; what it had is lost, and of that, what was at hand."""
+        self._kill(actor)
+        self._actors = [one for one in self._actors if one is not actor]
+        lost = self._of(actor)
+        self._sent = {ref: one for ref, one in self._sent.items() if one.actor is not actor}
+        self._lost += lost
+        return lost[0]
 
 
 def _named(part: Part) -> str:
