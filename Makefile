@@ -1,7 +1,8 @@
 # Every target sets up what it needs in .venv, once; with Python and make, nothing else is asked.
 
 PYTHON  ?= python3
-WORKERS ?= auto
+# one more than cores, as tests also wait for servers, browsers and clusters that they start
+WORKERS ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
 VENV    := .venv
 BIN     := $(VENV)/bin
 PIP     := $(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check -c constraints.txt

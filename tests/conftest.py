@@ -227,6 +227,17 @@ def make_record() -> MakeRecord:
     return make
 
 
+@pytest.fixture(autouse=True)
+def drawn_alike(request: pytest.FixtureRequest) -> None:
+    """What a test draws from its module's generator depends on no other test."""
+    rng = getattr(getattr(request, "module", None), "RNG", None)
+    if rng is not None:
+        rng.bit_generator.state = _BEGINNINGS.setdefault(id(rng), rng.bit_generator.state)
+
+
+_BEGINNINGS: dict[int, Any] = {}
+
+
 # ── stores ────────────────────────────────────────────────────────────────────────────────
 
 

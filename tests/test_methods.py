@@ -71,13 +71,16 @@ def test_a_metric_of_labels_is_judged_by_the_jackknife(name):
 
 
 def test_the_jackknife_of_balanced_accuracy_is_near_the_exact_test():
-    """With classes of one size it is accuracy: two methods, one number."""
+    """With classes of one size it is accuracy: two methods, one number.
+
+    A jackknife of few groups estimates its variance, so its p scatters around the exact one.
+    """
     found, metrics = labels(*release(8000, 160, worse=0.75))
     ours, _ = judged(found, metrics=metrics, metric="balanced_accuracy", max_drop=0.015)
     theirs, _ = judged(found, metrics=metrics, metric="accuracy", max_drop=0.015)
     assert theirs.method == exact.METHOD
     assert ours.degradation == pytest.approx(theirs.degradation, abs=1e-12)
-    assert ours.p_pass == pytest.approx(2 * theirs.p_pass, rel=0.5)
+    assert theirs.p_pass / 4 < ours.p_pass < 4 * theirs.p_pass
 
 
 @pytest.mark.parametrize("name", ["f1_macro", "precision_macro", "recall_macro", "f1_micro"])

@@ -31,17 +31,6 @@ def records(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "runs"
 
 
-@pytest.fixture(scope="module")
-def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store without runs, made once: its migrations take seconds."""
-    folder = tmp_path_factory.mktemp("template")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
-        patch.chdir(folder)
-        trackers.get("mlflow").prepare()
-    return folder / "mlflow.db"
-
-
 @pytest.fixture
 def folder(
     records: Path, empty_store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

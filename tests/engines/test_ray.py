@@ -405,6 +405,7 @@ def test_outputs_made_elsewhere_are_refused_on_the_command_line(
     assert code == 2
 
 
+@pytest.mark.slow
 def test_a_run_that_is_cancelled_leaves_nothing(cluster: str, project: Project) -> None:
     """SIGTERM, as a runner sends it."""
     temporary = project.folder / "tmp"

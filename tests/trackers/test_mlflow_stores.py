@@ -35,6 +35,7 @@ REGISTRY: Registry = TRACKER.registry
 # ── many at once ──────────────────────────────────────────────────────────────────────────
 
 
+@pytest.mark.slow
 def test_eight_gates_at_once_lose_nothing(
     tmp_path: Path,
     server: tuple[str, str],
