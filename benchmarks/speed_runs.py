@@ -105,7 +105,7 @@ class Cluster:
     def kill_one(self, after: float) -> None:
         """Kill a worker, when so many seconds are over."""
         time.sleep(after)
-        workers = [pid for pid in _below(self.head.pid) if _named(pid).startswith("ray::")]
+        workers = [pid for pid in _below(self.head.pid) if _named(pid).startswith("ray::Worker")]
         busy = [pid for pid in workers if "IDLE" not in _named(pid)]
         if not busy:
             raise SystemExit("no worker of the cluster is at work")
