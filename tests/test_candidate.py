@@ -257,6 +257,7 @@ def test_the_hash_of_a_module_is_that_of_its_weights(module: Any, tmp_path: Path
     assert hashes[0] == hashes[1] != hashes[2]
 
 
+@pytest.mark.slow
 def test_the_same_weights_in_other_code_are_another_candidate(tmp_path: Path) -> None:
     torch = pytest.importorskip("torch")
 

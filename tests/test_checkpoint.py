@@ -289,6 +289,7 @@ def test_onnx_takes_any_batch_and_any_length(tmp_path: Path, architecture: str) 
             np.testing.assert_allclose(got[name], value, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_where_a_free_length_cannot_be_traced_the_policys_is_taken(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

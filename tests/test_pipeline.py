@@ -615,6 +615,7 @@ def strict(project: Project, monkeypatch: pytest.MonkeyPatch) -> Project:
     return project
 
 
+@pytest.mark.slow
 def test_another_sample_of_the_same_set_is_another_attempt(strict: Project) -> None:
     held_out = {"path": "held_out.npz", "limit": 700}
     numbers = [released(strict, held_out=held_out, seed=seed).attempt for seed in (0, 1, 1, 2)]
@@ -631,6 +632,7 @@ def test_the_same_examples_under_other_ids_are_the_same_set(strict: Project) -> 
     assert released(strict).attempt == 2
 
 
+@pytest.mark.slow
 def test_another_order_is_another_attempt_where_it_may_stop_early(strict: Project) -> None:
     assert [released(strict, stopping="early", seed=seed).attempt for seed in (0, 0, 5)] == [
         1,

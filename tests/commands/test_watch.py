@@ -440,6 +440,7 @@ mine.look()
 """
 
 
+@pytest.mark.slow
 def test_two_watchers_at_once_gate_each_version_once(
     blank: Project, gated: tuple[Path, int], gates: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
