@@ -238,15 +238,7 @@ def has_target(name: str, source: DataSource, base: Path) -> bool:
 def shuffled(split: Split, seed: int) -> Split:
     """The same examples in an order drawn from what they are, so that any head is a sample."""
     order = np.argsort(identity.lots({"id": split.ids}, seed, "visit"), kind="stable")
-    return replace(
-        split,
-        ids=split.ids[order],
-        content=split.content[order],
-        targets=None if split.targets is None else split.targets[order],
-        slices={name: values[order] for name, values in split.slices.items()},
-        unit=None if split.unit is None else split.unit[order],
-        order=split.order[order],
-    )
+    return split.take(order)
 
 
 def prove_disjoint(splits: Sequence[Split]) -> None:
@@ -318,16 +310,7 @@ def carved(split: Split, share: float, *, seed: int) -> tuple[Split, Split]:
 
 def _part(split: Split, mask: Array, what: str) -> Split:
     told = f"{split.sha256} {what} {np.packbits(mask).tobytes().hex()}"
-    return replace(
-        split,
-        ids=split.ids[mask],
-        content=split.content[mask],
-        targets=None if split.targets is None else split.targets[mask],
-        slices={name: values[mask] for name, values in split.slices.items()},
-        unit=None if split.unit is None else split.unit[mask],
-        order=split.order[mask],
-        sha256=sha256(told.encode()).hexdigest(),
-    )
+    return replace(split.take(mask), sha256=sha256(told.encode()).hexdigest())
 
 
 def batch_size(

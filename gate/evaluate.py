@@ -23,7 +23,6 @@ from gate.scoring import (
     demand_finite,
     demand_rows,
     demand_shapes,
-    within,
 )
 from gate.stopping import chance
 from gate.streams import Streams
@@ -196,7 +195,7 @@ def _head(split: Split, scored: Scored, begin: int, end: int) -> Evaluation:
     """One batch of a shard."""
     place = slice(begin, end)
     return replace(
-        without_rows(within(split, begin, end)),
+        without_rows(split.take(place)),
         fp32={name: Rows(rows[place]) for name, rows in scored.fp32.items()},
         int8={name: Rows(rows[place]) for name, rows in scored.int8.items()},
         own={name: Rows(rows[place]) for name, rows in scored.own.items()},
@@ -233,7 +232,7 @@ class _Collected:
     def evaluation(self, split: Split, examples: int) -> Evaluation:
         """Of the first `examples` of the split."""
         return replace(
-            without_rows(within(split, 0, examples)),
+            without_rows(split.take(slice(0, examples))),
             fp32=_rows(self.fp32, examples),
             int8=_rows(self.int8, examples),
             own=_rows(self.own, examples),

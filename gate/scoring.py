@@ -62,21 +62,7 @@ def cut(split: Split, batch_size: int, kept: Array, *, early: bool) -> Iterator[
     each = max(1, most // batch_size) * batch_size
     for number, start in enumerate(range(0, len(split), each)):
         stop = min(start + each, len(split))
-        yield Part(number, start, within(split, start, stop), kept[start:stop])
-
-
-def within(split: Split, start: int, stop: int) -> Split:
-    """The examples of a split from `start` to before `stop`."""
-    part = slice(start, stop)
-    return replace(
-        split,
-        ids=split.ids[part],
-        content=split.content[part],
-        targets=None if split.targets is None else split.targets[part],
-        slices={name: values[part] for name, values in split.slices.items()},
-        unit=None if split.unit is None else split.unit[part],
-        order=split.order[part],
-    )
+        yield Part(number, start, split.take(slice(start, stop)), kept[start:stop])
 
 
 # ── what comes back ───────────────────────────────────────────────────────────────────────

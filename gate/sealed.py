@@ -10,6 +10,7 @@ import hmac
 import json
 import os
 import secrets
+import time
 from collections.abc import Mapping
 from contextlib import suppress
 from functools import cache
@@ -20,6 +21,8 @@ from uuid import uuid4
 
 KEY = "GATE_CACHE_KEY"
 """Environment variable: a secret that machines with one cache share."""
+_STALE_S = 3600.0
+"""No file takes so long to write."""
 _SEAL = 32
 """Bytes of the hash that a file begins with."""
 
@@ -79,6 +82,14 @@ class Sealed:
             if most < 0:
                 with suppress(OSError):
                     file.unlink(missing_ok=True)
+        self._sweep()
+
+    def _sweep(self) -> None:
+        """What processes that were killed while writing left behind."""
+        for part in self.folder.glob("*.part"):
+            with suppress(OSError):
+                if time.time() - part.stat().st_mtime > _STALE_S:
+                    part.unlink(missing_ok=True)
 
     def _file(self, digest: str) -> Path:
         return self.folder / f"{digest}{self._suffix}"

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Protocol
@@ -199,6 +199,18 @@ class Split:
     def __len__(self) -> int:
         """N."""
         return len(self.ids)
+
+    def take(self, index: slice | Array) -> "Split":
+        """Those of the examples that `index` selects: a slice, a mask (N,), or places in order."""
+        return replace(
+            self,
+            ids=self.ids[index],
+            content=self.content[index],
+            targets=None if self.targets is None else self.targets[index],
+            slices={name: values[index] for name, values in self.slices.items()},
+            unit=None if self.unit is None else self.unit[index],
+            order=self.order[index],
+        )
 
     def batches(self, size: int) -> Iterator[Batch]:
         """Consecutive batches of `size`; the last may be shorter."""

@@ -56,6 +56,15 @@ def test_a_folder_that_cannot_be_written_costs_nothing_else(tmp_path: Path) -> N
     files.prune(0)
 
 
+def test_what_a_killed_process_left_goes_and_what_one_is_writing_stays(tmp_path: Path) -> None:
+    left, writing = tmp_path / "a.1.part", tmp_path / "b.2.part"
+    for part in (left, writing):
+        part.write_bytes(b"half")
+    os.utime(left, (1, 1))
+    Sealed(tmp_path, ".rows").prune(1000)
+    assert list(tmp_path.iterdir()) == [writing]
+
+
 # ── the secret ────────────────────────────────────────────────────────────────────────────
 
 

@@ -64,11 +64,13 @@ class Ray:
                 "--engine ray runs models, and here outputs are judged that were made elsewhere: "
                 "leave it out"
             )
-        crew = _Crew(_connected(), job, job.elsewhere, workers)
-        try:
-            yield from crew.scored(parts)
-        finally:
-            crew.dismiss()
+        ray = _connected()
+        with _as_engine_error(ray):
+            crew = _Crew(ray, job, job.elsewhere, workers)
+            try:
+                yield from crew.scored(parts)
+            finally:
+                crew.dismiss()
 
 
 ENGINE = Ray()

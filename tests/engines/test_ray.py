@@ -464,3 +464,17 @@ def test_without_an_address_a_run_starts_a_cluster_and_ends_it(project: Project)
         env=environment, cwd=project.folder, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert (done.returncode, "Traceback" in done.stderr) == (0, False), done.stderr
+
+
+def test_what_ray_itself_raises_is_no_defect_of_the_gate(
+    monkeypatch: pytest.MonkeyPatch, project: Project
+) -> None:
+    import ray
+
+    def full(*_: Any) -> None:
+        raise ray.exceptions.OutOfDiskError("no room")
+
+    monkeypatch.setattr("gate.engines.ray._connected", lambda: ray)
+    monkeypatch.setattr("gate.engines.ray._Crew", full)
+    with pytest.raises(EngineError, match="Ray cannot go on: "):
+        gate.run_gate(project.policy, CNN, tracker="none", engine="ray", threads=1)
