@@ -40,6 +40,11 @@ MODEL_FOLDER = click.Path(path_type=Path)
 COMPLETE = "_GATE_COMPLETE"
 """What a shell sets to have words completed."""
 Command = Callable[..., Any]
+_ENGINE = (
+    click.option("--engine", default="local", show_default=True, help="local or ray."),
+    click.option("--workers", type=click.IntRange(min=1), help="Models that run at once."),
+    click.option("--shard-timeout", type=click.FloatRange(min=1), default=600.0, show_default=True),
+)
 
 
 def plugged(command: Command) -> Command:
@@ -69,6 +74,13 @@ def plugged(command: Command) -> Command:
     return with_plugins
 
 
+def engined(command: Command) -> Command:
+    """With what runs the models."""
+    for option in reversed(_ENGINE):
+        command = option(command)
+    return command
+
+
 @click.group(epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="int8-gate", prog_name="gate")
 def cli() -> None:
@@ -84,9 +96,7 @@ def cli() -> None:
 @click.option("--int8-outputs", help="The same of INT8; then no model runs here.")
 @click.option("--stage", type=click.Choice(["pr", "release"]), default="pr", show_default=True)
 @click.option("--out", type=MODEL_FOLDER, help="New or empty folder for record and reports.")
-@click.option("--engine", default="local", show_default=True, help="local or ray.")
-@click.option("--workers", type=click.IntRange(min=1), help="Models that run at once.")
-@click.option("--shard-timeout", type=click.FloatRange(min=1), default=600.0, show_default=True)
+@engined
 @click.option("--tracker", default="mlflow", show_default=True, help="mlflow or none.")
 @click.option("--format", "formats", multiple=True, help="Report on stdout: text, markdown, …")
 @click.option("--threads", type=click.IntRange(min=1), help="Of one inference; default: all.")
@@ -205,6 +215,7 @@ def diagnose(record: Path, format_: str, **options: Any) -> int:
 @click.option("--threads", type=click.IntRange(min=1), help="Of one inference; default: all.")
 @click.option("--trust", is_flag=True, help="Allow formats that run code on load (.pt2).")
 @click.option("--bootstrap", is_flag=True, help="As gate run.")
+@engined
 @click.option(
     "--format", "format_", type=click.Choice(["text", "json"]), default="text", show_default=True
 )

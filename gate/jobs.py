@@ -1,33 +1,32 @@
 """What a run's shards need: to be run here, to be run anywhere, and to be known again."""
 
-from collections.abc import Generator, Iterator
+from collections.abc import Generator
 from functools import partial
 from importlib.metadata import entry_points
+from pathlib import Path
 from typing import Any
 
-from gate import decoding, engines, formats, plugins, preprocess, publish, tasks
-from gate.engines import Elsewhere, Job, Shipped
+import numpy as np
+
+from gate import decoding, formats, plugins, preprocess, publish, tasks
+from gate.engines import Crew, Elsewhere, Job
 from gate.evaluate import Score
 from gate.provenance import cpu, environment
 from gate.row_cache import RowCache
 from gate.run import Run
-from gate.scoring import Models, Part, Scored, Scorer
+from gate.scoring import Alone, Gives, Models, Ran, Scorer, cut
 from gate.subject import Subject
+from gate.values import Candidate, Split
 
 CACHE = publish.RUNS / "cache" / "rows"
+_TRIED = 64
+"""Examples of a shard, after which a trial may be given up."""
 
 
-def scoring(run: Run, subject: Subject) -> Score:
-    """What makes rows of shards, by the run's engine."""
+def scoring(run: Run, subject: Subject, crew: Crew) -> Score:
+    """What makes rows of the held-out set's shards."""
     elsewhere = None if subject.attested else _elsewhere(run, subject)
-    job = Job(_scorer(subject), elsewhere, run.by.shard_timeout_s)
-    return partial(_scored, engines.get(run.by.engine), job, run.by.workers)
-
-
-def _scored(
-    engine: engines.Engine, job: Job, workers: int | None, parts: Iterator[Part]
-) -> Generator[Scored, None, None]:
-    return engine.score(job, parts, workers=workers)
+    return partial(crew.score, Job(_scorer(subject), elsewhere, run.by.shard_timeout_s))
 
 
 def _scorer(subject: Subject) -> Scorer:
@@ -42,15 +41,16 @@ def _scorer(subject: Subject) -> Scorer:
 def _elsewhere(run: Run, subject: Subject) -> Elsewhere:
     candidate, reference = subject.candidate, subject.reference
     baseline = candidate if reference is None else reference
-    models = {"fp32": Shipped(baseline.path, baseline.fp32_sha256)}
-    models["int8"] = Shipped(subject.int8.path, subject.int8.sha256)
+    models = {"fp32": baseline.path, "int8": subject.int8.path}
     if reference is not None:
-        models["own"] = Shipped(candidate.path, candidate.fp32_sha256)
+        models["own"] = candidate.path
     return Elsewhere(
         backend=run.backend.key,
         threads=run.threads,
         models=models,
         policy=run.policy,
+        split="held_out",
+        source=run.policy.judge.held_out,
         base=run.loaded.base.resolve(),
         inputs=candidate.inputs,
         outputs=candidate.outputs,
@@ -61,6 +61,36 @@ def _elsewhere(run: Run, subject: Subject) -> Elsewhere:
         environment=environment(run.backend.versions()),
         plugins=plugins.files(),
     )
+
+
+def outputs_of(run: Run, candidate: Candidate, split: Split, batch_size: int, crew: Crew) -> Gives:
+    """What makes raw outputs of a split on which recipes are tried."""
+    build = run.policy.build
+    source = build.tuning or build.calibration
+    assert source is not None
+
+    def gives(model: Path) -> Generator[tuple[Ran, ...], None, None]:
+        runner = run.backend.open(model, threads=run.threads)
+        elsewhere = Elsewhere(
+            backend=run.backend.key,
+            threads=run.threads,
+            models={"alone": model},
+            policy=run.policy,
+            split=split.name,
+            source=source,
+            base=run.loaded.base.resolve(),
+            inputs=candidate.inputs,
+            outputs=candidate.outputs,
+            batch_size=batch_size,
+            environment=environment(run.backend.versions()),
+            plugins=plugins.files(),
+        )
+        work = Alone(lambda batch: runner.run(batch.feeds), batch_size)
+        nothing = np.zeros(len(split), dtype=bool)
+        parts = cut(split, batch_size, nothing, early=True, small=_TRIED)
+        return crew.score(Job(work, elsewhere, run.by.shard_timeout_s), parts)
+
+    return gives
 
 
 # ── what is kept between runs ─────────────────────────────────────────────────────────────

@@ -12,8 +12,9 @@ from gate import backends, data, engines, publish, timing, trackers
 from gate.changed import flips
 from gate.compare import compare_budgets, describe, describe_others
 from gate.decide import decide
-from gate.engines import SHARD_TIMEOUT_S
+from gate.engines import SHARD_TIMEOUT_S, Crew
 from gate.evaluate import (
+    Evaluated,
     demand_baseline,
     demand_no_slack,
     evaluate,
@@ -39,7 +40,7 @@ from gate.progress import Progress, Silent
 from gate.records import Comparison, Cost, GateRecord, ProcessInfo, Stage, Verdict
 from gate.release import releases, wanted
 from gate.row_cache import RowCache
-from gate.run import By, Judged, Run, charge, write
+from gate.run import By, Charge, Judged, Run, charge, write
 from gate.stopping import Early, Watch
 from gate.subject import Given, Subject, bring
 from gate.values import Array, Batch, Evaluation, Split
@@ -179,9 +180,11 @@ def _run(
                 paranoid=asked.paranoid,
                 by=by,
             )
-            subject = bring(run, given)
-            memory = remembered(run, subject)
-            judged = _judge(run, subject, memory)
+            with engines.get(by.engine).crew(workers=by.workers, threads=run.threads) as crew:
+                subject = bring(run, given)
+                memory = remembered(run, subject)
+                seen = _evaluated(run, subject, crew, memory)
+            judged = _judge(run, subject, seen)
             record, written = write(run, judged, folder)
             told = () if memory is None else memory.clear(record.examples_evaluated)
     if unreachable is not None:
@@ -193,13 +196,25 @@ def _run(
 # ── the steps ─────────────────────────────────────────────────────────────────────────────
 
 
-def _judge(run: Run, subject: Subject, memory: RowCache | None) -> Judged:
-    held_out, metrics = grouped(subject.splits["held_out"], subject.task), subject.metrics
+@dataclass(frozen=True, slots=True)
+class _Seen:
+    """What both models did, on which a verdict is to rest."""
+
+    charge: Charge
+    held_out: Split
+    order: Split
+    """The same, as it was visited."""
+    watch: Watch | None
+    evaluated: Evaluated
+
+
+def _evaluated(run: Run, subject: Subject, crew: Crew, memory: RowCache | None) -> _Seen:
+    held_out = grouped(subject.splits["held_out"], subject.task)
     cost = charge(run, subject.candidate, subject.int8, held_out, beside=subject.beside)
-    order, watch = _order(run, held_out, metrics, cost.alpha)
+    order, watch = _order(run, held_out, subject.metrics, cost.alpha)
     with run.step("evaluate", total=len(order)):
         evaluated = evaluate(
-            scoring(run, subject),
+            scoring(run, subject, crew),
             order,
             batch_size=subject.batch_size,
             seed=run.policy.judge.seed,
@@ -208,18 +223,28 @@ def _judge(run: Run, subject: Subject, memory: RowCache | None) -> Judged:
             stop=watch,
             memory=memory,
         )
+    return _Seen(cost, held_out, order, watch, evaluated)
+
+
+def _judge(run: Run, subject: Subject, seen: _Seen) -> Judged:
+    metrics, evaluated, order, watch = subject.metrics, seen.evaluated, seen.order, seen.watch
     baseline = demand_baseline(
         run.policy.judge.expect_fp32, evaluated.evaluation, metrics, total=len(order)
     )
     if subject.reference is not None:
         demand_no_slack(run.policy.judge.budgets, evaluated.evaluation, metrics)
     process = _process(run, subject, opening(order, subject.batch_size))
-    evaluation, earlier = pair_all(run, evaluated.evaluation, held_out, metrics)
+    evaluation, earlier = pair_all(run, evaluated.evaluation, seen.held_out, metrics)
     evaluated = replace(evaluated, evaluation=evaluation)
     with run.step("judge"):
         early = watch.early(len(evaluated.evaluation.ids), len(order)) if watch else None
         comparisons, verdict = _decide(
-            run, subject, evaluated.evaluation, alpha=cost.alpha, early=early, process=process
+            run,
+            subject,
+            evaluated.evaluation,
+            alpha=seen.charge.alpha,
+            early=early,
+            process=process,
         )
     diagnosis = None
     if verdict.outcome == "fail" and not subject.attested:
@@ -230,7 +255,7 @@ def _judge(run: Run, subject: Subject, memory: RowCache | None) -> Judged:
         int8=subject.int8,
         splits=subject.splits,
         batch_size=subject.batch_size,
-        charge=cost,
+        charge=seen.charge,
         evaluated=evaluated,
         baseline=baseline,
         comparisons=comparisons,

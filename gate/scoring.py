@@ -5,9 +5,12 @@ the engine, the number of workers, or what was kept of an earlier run. So the ar
 everywhere, and shards put together in their order are exactly the whole run.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import time
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Protocol, TypeVar
 
 import numpy as np
 
@@ -18,10 +21,12 @@ from gate.values import Array, Batch, Split, Values, finite, joined
 
 Give = Callable[[Batch], Mapping[str, Array]]
 """What a model gives for a batch: outputs by name, (B, …)."""
+Made_co = TypeVar("Made_co", covariant=True)
+"""What becomes of a shard."""
 Rows = dict[str, Values]
 """By observation name, an entry an example."""
 _NAMED = 5
-_SMALL, _LARGE, _SHARDS = 128, 4096, 64
+SMALL, _LARGE, _SHARDS = 128, 4096, 64
 """Examples of a shard at the least and at the most, and shards that a large set is cut into."""
 
 
@@ -53,16 +58,38 @@ class Part:
         return replace(self, reference=reference)
 
 
-def cut(split: Split, batch_size: int, kept: Array, *, early: bool) -> Iterator[Part]:
+def cut(
+    split: Split, batch_size: int, kept: Array, *, early: bool, small: int = SMALL
+) -> Iterator[Part]:
     """The shards of a split, in order.
 
-    Where evaluation may stop `early`, shards are small, so that little runs past the end.
+    Where evaluation may stop `early`, shards are `small`, so that little runs past the end.
     """
-    most = _SMALL if early else min(max(_SMALL, len(split) // _SHARDS), _LARGE)
+    most = small if early else min(max(small, len(split) // _SHARDS), _LARGE)
     each = max(1, most // batch_size) * batch_size
     for number, start in enumerate(range(0, len(split), each)):
         stop = min(start + each, len(split))
         yield Part(number, start, split.take(slice(start, stop)), kept[start:stop])
+
+
+# ── what is done with it ──────────────────────────────────────────────────────────────────
+
+Permit = AbstractContextManager[object]
+"""Held while a model runs: so many at once, while others prepare and reduce."""
+
+
+class Work(Protocol[Made_co]):
+    """What is done with a shard; several threads may, with one."""
+
+    def under(self, permit: Permit) -> "Work[Made_co]":
+        """The same, whose models run by this permit."""
+
+    def __call__(self, part: Part) -> Made_co:
+        """What becomes of a shard.
+
+        Raises:
+            EvaluationError: a model fails.
+        """
 
 
 # ── what comes back ───────────────────────────────────────────────────────────────────────
@@ -107,8 +134,11 @@ class Scorer:
     """Those whose rows are wanted; metrics of one observation share them."""
     batch_size: int
     """Fixed, because the arithmetic of some kernels depends on it."""
-    permit: AbstractContextManager[object] = field(default_factory=nullcontext)
-    """Held while a model runs: so many at once, while others prepare and reduce."""
+    permit: Permit = field(default_factory=nullcontext)
+
+    def under(self, permit: Permit) -> "Scorer":
+        """As `Work.under`."""
+        return replace(self, permit=permit)
 
     def __call__(self, part: Part) -> Scored:
         """What both models make of a shard: each batch is read once, and what was reduced, gone.
@@ -193,6 +223,51 @@ class _Batch:
 
 def _joined(parts: Sequence[Rows]) -> Rows:
     return {name: joined([part[name] for part in parts]) for name in parts[0]}
+
+
+# ── what one model makes of a shard ───────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Ran:
+    """What a model gave for a batch, as it is."""
+
+    examples: int
+    outputs: Mapping[str, Array]
+    """By name, (B, …)."""
+    seconds: float
+    """Of inference alone."""
+
+
+Gives = Callable[[Path], Generator[tuple[Ran, ...], None, None]]
+"""What a model gives on a split, shard by shard, batch by batch."""
+
+
+@dataclass(frozen=True, slots=True)
+class Alone:
+    """Runs one model on a shard."""
+
+    model: Give
+    batch_size: int
+    permit: Permit = field(default_factory=nullcontext)
+
+    def under(self, permit: Permit) -> "Alone":
+        """As `Work.under`."""
+        return replace(self, permit=permit)
+
+    def __call__(self, part: Part) -> tuple[Ran, ...]:
+        """What the model gives, batch by batch.
+
+        Raises:
+            EvaluationError: it fails.
+        """
+        return tuple(map(self._ran, part.split.batches(self.batch_size)))
+
+    def _ran(self, batch: Batch) -> Ran:
+        with self.permit:
+            begun = time.perf_counter()
+            outputs = self.model(batch)
+            return Ran(len(batch.ids), outputs, time.perf_counter() - begun)
 
 
 # ── what outputs have to be ───────────────────────────────────────────────────────────────

@@ -9,7 +9,9 @@ import statistics
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -17,12 +19,13 @@ import numpy as np
 from gate import artifact, data, diagnose, graph
 from gate.diagnosis import LayerError
 from gate.drafts import Drafts
-from gate.errors import EvaluationError, GateError, QuantizationError, UsageError
+from gate.errors import EngineError, EvaluationError, GateError, QuantizationError, UsageError
 from gate.metrics import ARTIFACT_METRICS, MODEL_METRICS, PROCESS_METRICS, ArtifactMetric, Metric
 from gate.policy import Budget
 from gate.quantize import Proof, prove
 from gate.recipes import Recipe
 from gate.run import Run
+from gate.scoring import Gives
 from gate.search import Exhausted, of_nodes
 from gate.tasks import BoundTask
 from gate.trials import Estimate, Journal, Trial, divergence
@@ -58,6 +61,8 @@ class Tuning:
     targets: Values
     fp32: Sequence[Mapping[str, Array]]
     """Outputs by batch."""
+    gives: Gives
+    """What a model gives on the tuning data."""
     keep: Callable[[Trial], None]
     """Keeps a trial for good, as it ends, if it is not kept yet."""
     sample: Mapping[str, Array]
@@ -149,7 +154,7 @@ class Tuning:
         self.run.progress.step(f"trial {len(self.tried) + 1}", len(self.tuning))
         try:
             found = self._measured(recipe, blank)
-        except Exhausted:
+        except (Exhausted, EngineError):  # neither tells anything of a recipe
             raise
         except Exception as error:  # noqa: BLE001 - kept and never taken; the gate judges what is
             kind = "" if isinstance(error, GateError) else f"{type(error).__name__}: "
@@ -185,22 +190,21 @@ class Tuning:
         Raises:
             Exhausted: time is up.
         """
-        runner = self.run.backend.open(int8, threads=self.run.threads)
         outputs: list[Mapping[str, Array]] = []
         took: list[float] = []
-        look = _ENOUGH
-        for batch in self.tuning.batches(self.batch_size):
-            start = time.perf_counter()
-            outputs.append(runner.run(batch.feeds))
-            took.append(1000 * (time.perf_counter() - start) / len(batch.ids))
-            self.run.progress.advance(len(batch.ids))
-            if why := self.late():
-                raise Exhausted(why)
-            done = batch.start + len(batch.ids)
-            if done >= look:
-                if self._is_hopeless(outputs):
-                    break
-                look = 2 * done
+        done, look = 0, _ENOUGH
+        with closing(self.gives(int8)) as shards:
+            for ran in chain.from_iterable(shards):
+                outputs.append(ran.outputs)
+                took.append(1000 * ran.seconds / ran.examples)
+                self.run.progress.advance(ran.examples)
+                if why := self.late():
+                    raise Exhausted(why)
+                done += ran.examples
+                if done >= look:
+                    if self._is_hopeless(outputs):
+                        break
+                    look = 2 * done
         return outputs, statistics.median(took)
 
     def _is_hopeless(self, outputs: Sequence[Mapping[str, Array]]) -> bool:

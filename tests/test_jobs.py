@@ -19,7 +19,6 @@ from support.shards import Work, bits, told, work_of
 
 import gate
 from gate import artifact, examples
-from gate.engines import Shipped
 from gate.engines._ray_worker import Bundle, Message, Worker
 from gate.errors import EngineError, GateError
 from gate.pipeline import Finished
@@ -148,11 +147,11 @@ def begun(monkeypatch: pytest.MonkeyPatch) -> Callable[[Work], Worker]:
     def begin(work: Work) -> Worker:
         assert work.job.elsewhere is not None
         models = {
-            role: [Bundle.of(file) for file in artifact.files(model.path)]
+            role: [Bundle.of(file) for file in artifact.files(model)]
             for role, model in work.job.elsewhere.models.items()
         }
-        worker = Worker(work.job.elsewhere, models, ())
-        assert worker.ready() is None
+        worker = Worker()
+        assert worker.open(work.job.elsewhere, models, ()) is None
         return worker
 
     return begin
@@ -178,7 +177,7 @@ def test_of_any_kind_rows_and_record_are_the_same(
     for part in work.parts:
         found = worker.score(Message.of(part))
         assert not isinstance(found, GateError), found
-        assert bits(found) == bits(work.job.scorer(part))
+        assert bits(found) == bits(work.job.work(part))
 
 
 def _with_reference(work: Work, folder: Path) -> Any:
@@ -186,12 +185,12 @@ def _with_reference(work: Work, folder: Path) -> Any:
     from gate.backends.onnxruntime import BACKEND
 
     models = dict(work.job.elsewhere.models)  # type: ignore[union-attr]
-    models["own"] = Shipped(folder / "own.onnx", "")
-    models["fp32"] = Shipped(WIDE_RANGE, "")
+    models["own"] = folder / "own.onnx"
+    models["fp32"] = WIDE_RANGE
     given = BACKEND.open(WIDE_RANGE, threads=1)
-    scorer = work.job.scorer
+    scorer = work.job.work
     gives = replace(scorer.models, fp32=lambda batch: given.run(batch.feeds))
-    return replace(work.changed(models=models), scorer=replace(scorer, models=gives))
+    return replace(work.changed(models=models), work=replace(scorer, models=gives))
 
 
 def test_weights_beside_the_model_reach_a_worker(
@@ -202,10 +201,10 @@ def test_weights_beside_the_model_reach_a_worker(
     whole = onnx.load(tmp_path / "out" / "model.fp32.onnx")
     onnx.save(whole, beside, save_as_external_data=True, location="model.onnx.data")
     assert work.job.elsewhere is not None
-    models = {**work.job.elsewhere.models, "fp32": Shipped(beside, "")}
+    models = {**work.job.elsewhere.models, "fp32": beside}
     worker = begun(replace(work, job=work.changed(models=models)))
     found = worker.score(Message.of(work.parts[0]))
-    assert bits(found) == bits(work.job.scorer(work.parts[0]))
+    assert bits(found) == bits(work.job.work(work.parts[0]))
 
 
 def test_texts_that_a_worker_reads_otherwise_are_named(

@@ -11,7 +11,7 @@ import pytest
 from support.shards import TASK, Counting, bits, observed, scorer_of, split_of
 
 from gate.engines import Job
-from gate.engines.local import ENGINE
+from gate.engines.local import Threads
 from gate.errors import EvaluationError
 from gate.evaluate import Evaluated, evaluate
 from gate.row_cache import RowCache
@@ -62,7 +62,7 @@ class Bench:
                 raise KeyboardInterrupt
 
         found = evaluate(
-            score or partial(ENGINE.score, Job(self.scorer, None), workers=None),
+            score or partial(Threads(1).score, Job(self.scorer, None)),
             self.split,
             batch_size=BATCH,
             seed=0,

@@ -20,7 +20,9 @@ from gate.advice import touching
 from gate.backends import READINGS
 from gate.backends.onnxruntime import BACKEND
 from gate.drafts import Drafts
+from gate.engines.local import Threads
 from gate.errors import EvaluationError, UsageError
+from gate.jobs import outputs_of
 from gate.policy import Budget
 from gate.policy_file import load_policy
 from gate.progress import Silent
@@ -103,6 +105,7 @@ def tuning_of(
         "task": bound,
         "targets": given,
         "fp32": outputs,
+        "gives": outputs_of(run, fp32, tuning, size, Threads(1)),
         "keep": lambda trial: None,
         "sample": sample,
         "kernels": BACKEND.profile(fp32.path, sample, optimize=False),

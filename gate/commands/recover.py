@@ -9,19 +9,23 @@ import os
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from importlib.metadata import version
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from gate import backends, data, decoding, plugins, publish, trackers
+from gate import backends, data, decoding, engines, plugins, publish, trackers
 from gate.commands._recover_plot import plot
 from gate.drafts import Drafts
+from gate.engines import SHARD_TIMEOUT_S, Crew
 from gate.errors import QuantizationError, UsageError
 from gate.evaluate import first_outputs, opening
 from gate.given import named_candidate
+from gate.jobs import outputs_of
 from gate.judgeable import unsupported
 from gate.pipeline import BACKEND, Finished, run_gate
 from gate.policy_file import LoadedPolicy, digest, load_policy
@@ -31,7 +35,7 @@ from gate.provenance import cpu
 from gate.recipes import Recipe
 from gate.records import Stage
 from gate.release import releases
-from gate.run import Run
+from gate.run import By, Run
 from gate.search import search
 from gate.subject import Given, bring_fp32, prove_same
 from gate.tasks import BoundTask
@@ -94,6 +98,9 @@ def recover(
     threads: int | None = None,
     progress: Progress | None = None,
     bootstrap: bool = False,
+    engine: str = "local",
+    workers: int | None = None,
+    shard_timeout: float = SHARD_TIMEOUT_S,
 ) -> Recovery:
     """Search for the recipe with the most integer work, and gate its model.
 
@@ -106,57 +113,63 @@ def recover(
         minutes: after which no trial begins or goes on; default: no limit.
         progress: told of each step.
         trust, threads, bootstrap: as `run_gate`.
+        engine, workers, shard_timeout: what runs trials and the winner; each comes to the same.
 
     Raises:
         GateError: nothing could be tried, or the winner could not be judged.
     """
     loaded, told = load_policy(Path(policy)), progress or Silent()
     preflight(loaded, unsupported=unsupported, needs_candidate=candidate is None)
+    engines.get(engine).demand()
     given = candidate if candidate is not None else named_candidate(loaded)
     with publish.claimed(out):  # before all the work, and not after it
         pass
+    keeper, asked = trackers.get(tracker), Given(candidate=given, trust=trust)
+    keeper.prepare()
+    by = By(engine, threads, workers, shard_timeout)
     with tempfile.TemporaryDirectory(prefix="gate-") as scratch:
-        run = _begun(loaded, stage, threads, Path(scratch), told)
-        keeper = trackers.get(tracker)
-        keeper.prepare()
-        releases(keeper, loaded.policy, Path(scratch), bootstrap=bootstrap)  # or it fails here
-        asked = Given(candidate=given, trust=trust)
+        run = _begun(loaded, stage, by, scratch, told)
+        releases(keeper, loaded.policy, run.scratch, bootstrap=bootstrap)  # or it fails here
         found = _searched(run, asked, _limits(trials, minutes), keeper)
     if found.winner is None:
         return found
-    finished = run_gate(
-        with_recipe(loaded, found.winner.recipe),
-        given,
-        stage=stage,
-        out=out,
-        tracker=tracker,
-        trust=trust,
-        threads=threads,
-        progress=told,
-        bootstrap=bootstrap,
-    )
+    winner = with_recipe(loaded, found.winner.recipe)
+    options = {"stage": stage, "out": out, "tracker": tracker, "trust": trust}
+    finished = _gated(winner, given, by, progress=told, bootstrap=bootstrap, **options)
     return replace(found, finished=finished)
 
 
-def _begun(
-    loaded: LoadedPolicy, stage: Stage, threads: int | None, scratch: Path, told: Progress
-) -> Run:
+def _gated(loaded: LoadedPolicy, given: Any, by: By, **options: Any) -> Finished:
+    return run_gate(
+        loaded,
+        given,
+        threads=by.threads,
+        engine=by.engine,
+        workers=by.workers,
+        shard_timeout=by.shard_timeout_s,
+        **options,
+    )
+
+
+def _begun(loaded: LoadedPolicy, stage: Stage, by: By, scratch: str, told: Progress) -> Run:
     return Run(
         loaded=loaded,
         stage=stage,
         backend=backends.get(BACKEND),
-        threads=threads or os.cpu_count() or 1,
-        scratch=scratch,
+        threads=by.threads or os.cpu_count() or 1,
+        scratch=Path(scratch),
         progress=told,
         known=publish.Known(),
+        by=by,
     )
 
 
 def _searched(run: Run, given: Given, limits: "Limits", keeper: Tracker) -> Recovery:
     """The search, on tuning data alone."""
     begun, policy = time.monotonic(), run.policy
-    tuning, folder = _prepared(run, given, limits, keeper)
-    winner, ended = search(tuning.attempt, tuning.blame, policy.build.recipe, tuning.work)
+    with engines.get(run.by.engine).crew(workers=run.by.workers, threads=run.threads) as crew:
+        tuning, folder = _prepared(run, given, limits, keeper, crew)
+        winner, ended = search(tuning.attempt, tuning.blame, policy.build.recipe, tuning.work)
     _demand_tried(tuning.tried, ended)
     estimated = (one.budget for trial in tuning.tried for one in trial.estimates)
     main = next(estimated, policy.judge.budgets[0].id)
@@ -196,7 +209,9 @@ Limits = tuple[Callable[[int], str | None], Callable[[], str | None]]
 """Why no trial counts after so many, and why none may begin or go on."""
 
 
-def _prepared(run: Run, given: Given, limits: Limits, keeper: Tracker) -> tuple[Tuning, Path]:
+def _prepared(
+    run: Run, given: Given, limits: Limits, keeper: Tracker, crew: Crew
+) -> tuple[Tuning, Path]:
     source, candidate = bring_fp32(run, given)
     with run.step("data"):
         calibration, tuning = _splits(run, candidate)
@@ -209,11 +224,12 @@ def _prepared(run: Run, given: Given, limits: Limits, keeper: Tracker) -> tuple[
     size = data.batch_size(run.policy, candidate, splits)
     shown = opening(tuning, size)
     prove_same(run, source, candidate, shown)
-    with run.step("fp32", total=len(tuning)):
-        runner = run.backend.open(candidate.path, threads=run.threads)
-        outputs = [runner.run(batch.feeds) for batch in tuning.batches(size)]
+    gives = outputs_of(run, candidate, tuning, size, crew)
+    with run.step("fp32", total=len(tuning)), closing(gives(candidate.path)) as shards:
+        outputs = [ran.outputs for ran in chain.from_iterable(shards)]
     question = _question(run, candidate, calibration, tuning)
     folder = publish.RUNS / run.policy.model / "recover" / question_digest(question)[:12]
+    runner = run.backend.open(candidate.path, threads=run.threads)
     first = first_outputs(lambda batch: runner.run(batch.feeds), shown)
 
     def bound(targets: Values) -> BoundTask:
@@ -233,6 +249,7 @@ def _prepared(run: Run, given: Given, limits: Limits, keeper: Tracker) -> tuple[
         journal=Journal(folder, question),
         left=lambda: left(len(made.tried)),
         late=late,
+        gives=gives,
         keep=lambda trial: keeper.log_trial(run.policy.model, search=folder.name, trial=trial),
         task=bound(targets),
         targets=targets,
@@ -310,7 +327,7 @@ def _opened(run: Run, candidate: Candidate) -> tuple[Split | None, Split | None]
 
 
 def _targets(
-    tuning: Split, outputs: list[dict[str, Array]], bound: Callable[[Array], BoundTask]
+    tuning: Split, outputs: Sequence[Mapping[str, Array]], bound: Callable[[Array], BoundTask]
 ) -> Array:
     """What FP32 predicts, where the data have none: then each flip counts as an error."""
     task = bound(np.zeros(len(tuning), dtype=np.int64))

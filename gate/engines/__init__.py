@@ -1,30 +1,23 @@
 """Where shards are run: on this machine, or on a cluster."""
 
 from collections.abc import Generator, Iterator, Mapping
-from dataclasses import dataclass
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol, cast
+from typing import Generic, Protocol, TypeVar, cast
 
 from gate import door
 from gate.policy import Policy
-from gate.scoring import Part, Scored, Scorer
+from gate.scoring import Part, Work
+from gate.sources import DataSource
 from gate.values import Array, TensorSpec, Values
 
 GROUP = "gate.engines"
 ENGINES = {"local": "gate.engines.local:ENGINE", "ray": "gate.engines.ray:ENGINE"}
 
-
 SHARD_TIMEOUT_S = 600.0
-
-
-@dataclass(frozen=True, slots=True)
-class Shipped:
-    """A model that workers run."""
-
-    path: Path
-    """On this machine."""
-    sha256: str
-    """Of its ONNX file, external data included."""
+Made = TypeVar("Made")
+"""What becomes of a shard."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -34,36 +27,59 @@ class Elsewhere:
     backend: str
     threads: int
     """Of one inference."""
-    models: Mapping[str, Shipped]
-    """`fp32`, `int8`, and `own` where INT8 is held against a reference."""
+    models: Mapping[str, Path]
+    """Files here: `fp32` and `int8`, and `own` against a reference; or one alone."""
     policy: Policy
     """Resolved."""
+    split: str
+    """The name of the split that shards are of."""
+    source: DataSource
+    """Where its examples are."""
     base: Path
     """What its paths are relative to, on storage that workers share."""
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
-    targets: Values | None
-    """Of the whole split, as the task was fitted to."""
-    first: Mapping[str, Array]
-    """FP32's raw outputs, as the task was fitted to."""
-    metrics: tuple[str, ...]
     batch_size: int
     environment: Mapping[str, object]
     """Versions and CPU features that a worker has to have, so that it computes the same."""
     plugins: Mapping[Path, str]
     """sha256 by file."""
+    targets: Values | None = None
+    """Of the whole split, as the task was fitted to."""
+    first: Mapping[str, Array] = field(default_factory=dict)
+    """FP32's raw outputs, as the task was fitted to."""
+    metrics: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Job:
+class Job(Generic[Made]):
     """What has to be done for every shard."""
 
-    scorer: Scorer
+    work: Work[Made]
     """Does it here."""
     elsewhere: Elsewhere | None
     """Does it anywhere; None where no model runs."""
     timeout_s: float = SHARD_TIMEOUT_S
     """After which a shard that has not come back counts as lost."""
+
+
+class Crew(Protocol):
+    """Workers, there for as long as a run needs them."""
+
+    def score(self, job: Job[Made], parts: Iterator[Part]) -> Generator[Made, None, None]:
+        """What becomes of each shard, in the order of `parts`, each exactly once.
+
+        `parts` are taken as there is room for them, little ahead of what is asked for, so that
+        little is done in vain where evaluation stops; closing the iterator ends the work. What a
+        shard raises is raised in its turn, so that none behind an end is ever heard of.
+
+        Args:
+            job: what to do; workers know the last one, and are told of another.
+            parts: shards, in order.
+
+        Raises:
+            GateError: a shard's own, or the engine's.
+        """
 
 
 class Engine(Protocol):
@@ -79,22 +95,15 @@ class Engine(Protocol):
             EngineError: it cannot be reached.
         """
 
-    def score(
-        self, job: Job, parts: Iterator[Part], *, workers: int | None
-    ) -> Generator[Scored, None, None]:
-        """What becomes of each shard, in the order of `parts`, each exactly once.
-
-        `parts` are taken as there is room for them, little ahead of what is asked for, so that
-        little is done in vain where evaluation stops; closing the iterator ends the work. What a
-        shard raises is raised in its turn, so that none behind an end is ever heard of.
+    def crew(self, *, workers: int | None, threads: int) -> AbstractContextManager[Crew]:
+        """Workers, which begin while models are made that they will run.
 
         Args:
-            job: what to do.
-            parts: shards, in order.
             workers: how many models run at once; default: the engine's.
+            threads: of one inference.
 
         Raises:
-            GateError: a shard's own, or the engine's.
+            EngineError: it cannot be reached.
         """
 
 

@@ -23,7 +23,7 @@ from gate import backends, data, decoding, formats, identity, plugins
 from gate.engines import Elsewhere
 from gate.errors import EngineError, GateError
 from gate.provenance import environment
-from gate.scoring import Give, Models, Part, Scored, Scorer
+from gate.scoring import Alone, Give, Models, Part, Scorer, Work
 from gate.values import Array, Batch, Split, Values
 
 _HEAD = 16
@@ -95,51 +95,55 @@ def here() -> str:
 class Worker:
     """One of a crew: models open, data open, a shard at a time."""
 
-    def __init__(
+    def __init__(self) -> None:
+        """Begin, knowing no job."""
+        # plugins are known to a context, and no two calls need have the same
+        self._context, self._plugged = copy_context(), ExitStack()
+
+    def open(
         self,
         elsewhere: Elsewhere,
         models: Mapping[str, Sequence[Any]],
         brought: Sequence[Any],
-    ) -> None:
-        """Begin: nothing is opened before `ready` is asked for, so that errors come back.
+    ) -> GateError | None:
+        """Open all that a job needs, in the place of another's; what stands against it.
 
         `models` by role and `brought`, the plugins, are references to bundles: what they refer to
         travels to a node once, however many workers it has.
         """
         self._elsewhere, self._models, self._brought = elsewhere, models, brought
-        # plugins are known to a context, and no two calls need have the same
-        self._context, self._plugged = copy_context(), ExitStack()
-
-    def ready(self) -> GateError | None:
-        """Open everything; what stands against it."""
-        folder, needed = Path(tempfile.mkdtemp(prefix="gate-worker-")), False
         try:
-            needed = self._context.run(self._open, folder)
+            self._context.run(self._open)
         except GateError as error:
             return EngineError(f"{here()}: {error}")
-        finally:
-            if not needed:  # a worker is killed in the end, and would leave it behind
-                shutil.rmtree(folder, ignore_errors=True)
         return None
 
-    def score(self, message: Message) -> Scored | GateError:
-        """What becomes of a shard, or what it raises."""
+    def score(self, message: Message) -> Any:
+        """What becomes of a shard, or the GateError that it raises."""
         try:
             return self._context.run(self._scored, message)
         except GateError as error:
             return _portable(error)
 
-    def _open(self, folder: Path) -> bool:
+    def _open(self) -> None:
+        self._plugged.close()
+        folder, needed = Path(tempfile.mkdtemp(prefix="gate-worker-")), False
+        try:
+            # they are there until the next job
+            self._plugged.enter_context(plugins.plugged_in(_fetched(self._brought, folder)))
+            needed = self._opened_in(folder)
+        finally:
+            if not needed:  # a worker is killed in the end, and would leave it behind
+                shutil.rmtree(folder, ignore_errors=True)
+
+    def _opened_in(self, folder: Path) -> bool:
         """Whether anything in the folder may still be opened: the gate's own formats map it."""
         given = self._elsewhere
-        # they are there until the last that refers to this is gone
-        self._plugged.enter_context(plugins.plugged_in(_fetched(self._brought, folder)))
         backend = backends.get(given.backend)
         _demand_alike(given.environment, environment(backend.versions()))
-        source = given.policy.judge.held_out
         opened = data.open_table(
-            "held_out",
-            source,
+            given.split,
+            given.source,
             base=given.base,
             inputs=given.inputs,
             preprocess=given.policy.build.preprocess,
@@ -147,15 +151,20 @@ class Worker:
             needs_target=False,
         )
         self._opened, self._seen = opened, list[Array]()
+        self._work = self._work_of({role: self._give(role, folder / role) for role in self._models})
+        return formats.of(opened.path, given.source.format).key not in formats.FORMATS
+
+    def _work_of(self, gives: Mapping[str, Give]) -> Work[Any]:
+        given = self._elsewhere
+        if len(gives) == 1:
+            (alone,) = gives.values()
+            return Alone(alone, given.batch_size)
         task = decoding.bind(
             given.policy, given.outputs, given.targets, given.first, home=given.base
         )
-        gives = {role: self._give(role, folder / role) for role in self._models}
+        models = Models(gives["fp32"], gives["int8"], gives.get("own"))
         metrics = {name: task.metric(name) for name in given.metrics}
-        self._scorer = Scorer(
-            Models(gives["fp32"], gives["int8"], gives.get("own")), task, metrics, given.batch_size
-        )
-        return formats.of(opened.path, source.format).key not in formats.FORMATS
+        return Scorer(models, task, metrics, given.batch_size)
 
     def _give(self, role: str, folder: Path) -> Give:
         folder.mkdir()
@@ -168,26 +177,26 @@ class Worker:
 
         return give
 
-    def _scored(self, message: Message) -> Scored:
+    def _scored(self, message: Message) -> Any:
         self._seen.clear()
         part = Part(
             message.number, message.start, self._split(message), message.kept, message.reference
         )
         with plugins.plugged_in(()):  # what their code raises is told as theirs
-            scored = self._scorer(part)
+            made = self._work(part)
         self._demand_same(message)
-        return scored
+        return made
 
     def _split(self, message: Message) -> Split:
         given, table = self._elsewhere, self._opened.table
         if len(message.order) and int(message.order.max()) >= len(table):
             raise EngineError(
-                f"{here()} finds {len(table)} examples in {given.policy.judge.held_out.path}, and "
+                f"{here()} finds {len(table)} examples in {given.source.path}, and "
                 "there are more where the run began: let both read the same data"
             )
         return Split(
-            name="held_out",
-            source=given.policy.judge.held_out.path,
+            name=given.split,
+            source=given.source.path,
             ids=message.ids,
             explicit_ids=table.id is not None,
             content=message.content,

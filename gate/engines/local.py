@@ -8,13 +8,13 @@ has the measurement.
 from collections import deque
 from collections.abc import Generator, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from contextvars import copy_context
-from dataclasses import replace
 from threading import Semaphore
 from types import TracebackType
 
-from gate.engines import Job
-from gate.scoring import Part, Scored
+from gate.engines import Crew, Job, Made
+from gate.scoring import Part
 
 _BESIDE = 1
 """Threads that prepare and reduce while every worker's model runs."""
@@ -49,6 +49,34 @@ class _Permit:
         self._closed = True
 
 
+class Threads:
+    """The workers of this machine."""
+
+    def __init__(self, models: int) -> None:
+        """So many models run at once."""
+        self._models = models
+
+    def score(self, job: Job[Made], parts: Iterator[Part]) -> Generator[Made, None, None]:
+        """As `Crew.score`."""
+        permit = _Permit(self._models)
+        work = job.work.under(permit)
+        running: deque[Future[Made]] = deque()
+        most = self._models + _BESIDE
+        with ThreadPoolExecutor(most, thread_name_prefix="gate") as pool:
+            try:
+                for part in parts:
+                    # plugins are known to the context
+                    running.append(pool.submit(copy_context().run, work, part))
+                    if len(running) > most:
+                        yield running.popleft().result()
+                while running:
+                    yield running.popleft().result()
+            finally:
+                permit.close()
+                for waiting in running:
+                    waiting.cancel()
+
+
 class Local:
     """The engine; it holds no state."""
 
@@ -57,27 +85,9 @@ class Local:
     def demand(self) -> None:
         """Always there."""
 
-    def score(
-        self, job: Job, parts: Iterator[Part], *, workers: int | None
-    ) -> Generator[Scored, None, None]:
-        """As `Engine.score`; one worker unless more are asked for, as inference has threads."""
-        models = workers or 1
-        permit = _Permit(models)
-        scorer = replace(job.scorer, permit=permit)
-        running: deque[Future[Scored]] = deque()
-        with ThreadPoolExecutor(models + _BESIDE, thread_name_prefix="gate") as pool:
-            try:
-                for part in parts:
-                    # plugins are known to the context
-                    running.append(pool.submit(copy_context().run, scorer, part))
-                    if len(running) > models + _BESIDE:
-                        yield running.popleft().result()
-                while running:
-                    yield running.popleft().result()
-            finally:
-                permit.close()
-                for waiting in running:
-                    waiting.cancel()
+    def crew(self, *, workers: int | None, threads: int) -> AbstractContextManager[Crew]:  # noqa: ARG002
+        """As `Engine.crew`; one worker unless more are asked for, as inference has threads."""
+        return nullcontext(Threads(workers or 1))
 
 
 ENGINE = Local()

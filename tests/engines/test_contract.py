@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
-from support.shards import Work, bits
+from support.shards import Work, bits, scored
 
 from gate import engines
 from gate.engines import Engine
@@ -49,11 +49,11 @@ def test_shards_come_back_in_order_each_once_and_the_same(
     engine, workers = run_by
     hand = Hand(work.parts)
     ahead, found = [], []
-    for scored in engine.score(work.job, iter(hand), workers=workers):
-        found.append(scored)
+    for one in scored(engine, work.job, hand, workers):
+        found.append(one)
         ahead.append(hand.taken - len(found))
     assert [one.ids.tolist() for one in found] == [p.split.ids.tolist() for p in work.parts]
-    assert [bits(one) for one in found] == [bits(work.job.scorer(part)) for part in work.parts]
+    assert [bits(one) for one in found] == [bits(work.job.work(part)) for part in work.parts]
     assert max(ahead) <= 2 * workers + 2
     threads = [thread.name for thread in threading.enumerate()]
     assert not [name for name in threads if name.startswith("gate_")]
@@ -62,7 +62,7 @@ def test_shards_come_back_in_order_each_once_and_the_same(
 def test_what_a_shard_raises_is_raised_in_its_turn(run_by: tuple[Engine, int], work: Work) -> None:
     engine, workers = run_by
     parts = [*work.parts[:2], spoilt(work.parts[2]), *work.parts[3:]]
-    running = engine.score(work.job, iter(parts), workers=workers)
+    running = scored(engine, work.job, parts, workers)
     assert next(running).ids[0] == parts[0].split.ids[0]
     assert next(running).ids[0] == parts[1].split.ids[0]
     with pytest.raises((GateError, IndexError)):
@@ -74,7 +74,7 @@ def test_what_a_shard_raises_is_raised_in_its_turn(run_by: tuple[Engine, int], w
 def test_who_stops_before_it_never_hears_of_it(run_by: tuple[Engine, int], work: Work) -> None:
     engine, workers = run_by
     hand = Hand([work.parts[0], *map(spoilt, work.parts[1:])])
-    running = engine.score(work.job, iter(hand), workers=workers)
+    running = scored(engine, work.job, hand, workers)
     next(running)
     running.close()
     taken = hand.taken
@@ -85,7 +85,7 @@ def test_who_stops_before_it_never_hears_of_it(run_by: tuple[Engine, int], work:
 
 def test_no_shards_are_no_work(run_by: tuple[Engine, int], work: Work) -> None:
     engine, _ = run_by
-    assert list(engine.score(work.job, iter(()), workers=1)) == []
+    assert list(scored(engine, work.job, (), 1)) == []
 
 
 def test_what_the_shards_themselves_raise_is_raised(run_by: tuple[Engine, int], work: Work) -> None:
@@ -96,7 +96,7 @@ def test_what_the_shards_themselves_raise_is_raised(run_by: tuple[Engine, int], 
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        list(engine.score(work.job, parts(), workers=workers))
+        list(scored(engine, work.job, parts(), workers))
 
 
 def test_every_key_is_behind_the_door() -> None:
@@ -115,10 +115,10 @@ def test_local_ends_within_a_batch(work: Work) -> None:
     def slow(batch: Any) -> Any:
         more.append(batch.start)
         begun.set()
-        return work.job.scorer.models.fp32(batch)
+        return work.job.work.models.fp32(batch)
 
-    models = replace(work.job.scorer.models, fp32=slow)
-    job = replace(work.job, scorer=replace(work.job.scorer, models=models, batch_size=1))
+    models = replace(work.job.work.models, fp32=slow)
+    job = replace(work.job, work=replace(work.job.work, models=models, batch_size=1))
 
     def parts() -> Iterator[Part]:
         yield work.parts[0]
@@ -127,5 +127,5 @@ def test_local_ends_within_a_batch(work: Work) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        list(engines.get("local").score(job, parts(), workers=1))
+        list(scored(engines.get("local"), job, parts(), 1))
     assert len(more) < len(work.parts[0].split) + len(work.parts[1].split)

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from hashlib import sha256
 from pathlib import Path
@@ -15,18 +16,21 @@ from typing import Any
 
 import numpy as np
 import pytest
-from support.project import CNN, Project
-from support.shards import Work, bits, told
+from support.project import CNN, WIDE_RANGE, Project
+from support.shards import Work, bits, scored, told
 
 import gate
 from gate import artifact
 from gate.cli import exit_code_of
+from gate.commands.recover import recover
 from gate.engines import Job
-from gate.engines import ray as engine
+from gate.engines import _ray_crew as crews
 from gate.engines._ray_worker import Bundle, Message, Worker
+from gate.engines.local import Local, Threads
 from gate.engines.ray import ENGINE
 from gate.errors import EngineError, GateError, PluginError, UsageError
 from gate.sources import Decode
+from gate.trials import Trial
 
 pytestmark = pytest.mark.xdist_group("ray")
 
@@ -96,18 +100,18 @@ def test_what_ray_refuses_is_told(unconnected: pytest.MonkeyPatch, work: Work) -
     unconnected.setenv("RAY_ADDRESS", "local")
     unconnected.setattr(ray, "init", refuse)
     with pytest.raises(EngineError, match=r"at local cannot be used: Version mismatch.*same Ray"):
-        list(ENGINE.score(work.job, iter(work.parts), workers=1))
+        list(scored(ENGINE, work.job, work.parts, 1))
 
 
 def test_outputs_that_were_made_elsewhere_are_refused(work: Work) -> None:
     with pytest.raises(UsageError, match="judged that were made elsewhere: leave it out"):
-        list(ENGINE.score(replace(work.job, elsewhere=None), iter(work.parts), workers=1))
+        list(scored(ENGINE, replace(work.job, elsewhere=None), work.parts, 1))
 
 
 # ── a worker, without a cluster ───────────────────────────────────────────────────────────
 
 
-Begin = Callable[[Job], tuple[Worker, GateError | None]]
+Begin = Callable[[Job[Any]], tuple[Worker, GateError | None]]
 
 
 @pytest.fixture
@@ -120,15 +124,15 @@ def begun(monkeypatch: pytest.MonkeyPatch) -> Iterator[Begin]:
 
     made: list[Worker] = []
 
-    def begin(job: Job) -> tuple[Worker, GateError | None]:
+    def begin(job: Job[Any]) -> tuple[Worker, GateError | None]:
         assert job.elsewhere is not None
         models = {
-            role: [Bundle.of(file) for file in artifact.files(model.path)]
+            role: [Bundle.of(file) for file in artifact.files(model)]
             for role, model in job.elsewhere.models.items()
         }
         brought = [Bundle.of(file) for file in job.elsewhere.plugins]
-        made.append(Worker(job.elsewhere, models, brought))
-        return made[-1], made[-1].ready()
+        made.append(Worker())
+        return made[-1], made[-1].open(job.elsewhere, models, brought)
 
     yield begin
     for worker in made:
@@ -148,7 +152,7 @@ def test_a_worker_makes_the_same_and_leaves_nothing(begun: Begin, work: Work) ->
     assert problem is None
     assert folders() == before
     message = pickle.loads(pickle.dumps(Message.of(work.parts[1])))
-    assert bits(worker.score(message)) == bits(work.job.scorer(work.parts[1]))
+    assert bits(worker.score(message)) == bits(work.job.work(work.parts[1]))
 
 
 @pytest.mark.parametrize(
@@ -256,10 +260,10 @@ class Poison:
     work: Work
     folder: Path
 
-    def job(self, act: str, part: int = 2, driver: int | None = None, **changes: Any) -> Job:
+    def job(self, act: str, part: int = 2, driver: int | None = None, **changes: Any) -> Job[Any]:
         """A job in which it does so on the first example of a shard."""
         batch = self.work.parts[part].split.batch(0, 1)
-        (logits,) = self.work.job.scorer.models.fp32(batch).values()
+        (logits,) = self.work.job.work.models.fp32(batch).values()
         value = float(logits[0, 0])
         file = self.folder / "poison.py"
         spared = os.getpid() if driver is None else driver
@@ -274,7 +278,7 @@ class Poison:
 
     def expected(self) -> list[Any]:
         """What INT8 answers, by the decoder that it mimics."""
-        return [bits(self.work.job.scorer(part).int8["label"]) for part in self.work.parts[1:4]]
+        return [bits(self.work.job.work(part).int8["label"]) for part in self.work.parts[1:4]]
 
 
 @pytest.fixture
@@ -285,7 +289,7 @@ def poison(cluster: str, work: Work, tmp_path: Path) -> Poison:
 def test_a_worker_that_dies_is_replaced_and_nothing_differs(poison: Poison) -> None:
     marker = str(poison.folder / "died")
     job = poison.job(_ONCE.format(marker=marker))
-    found = list(ENGINE.score(job, iter(poison.work.parts[1:4]), workers=1))
+    found = list(scored(ENGINE, job, poison.work.parts[1:4], 1))
     assert Path(marker).exists()
     ids = [one.ids.tolist() for one in found]
     assert ids == [part.split.ids.tolist() for part in poison.work.parts[1:4]]
@@ -294,7 +298,7 @@ def test_a_worker_that_dies_is_replaced_and_nothing_differs(poison: Poison) -> N
 
 def test_a_shard_that_workers_die_of_is_named(poison: Poison) -> None:
     job = poison.job("os._exit(9)")
-    running = ENGINE.score(job, iter(poison.work.parts[1:4]), workers=1)
+    running = scored(ENGINE, job, poison.work.parts[1:4], 1)
     assert next(running).ids[0] == poison.work.parts[1].split.ids[0]
     ids = poison.work.parts[2].split.ids
     with pytest.raises(EngineError, match=rf"shard 2 \(examples {ids[0]} to {ids[-1]}\) was given "
@@ -305,7 +309,7 @@ def test_a_shard_that_workers_die_of_is_named(poison: Poison) -> None:
 
 def test_a_shard_that_hangs_is_named(poison: Poison) -> None:
     job = poison.job("time.sleep(600)", timeout_s=2.0)
-    running = ENGINE.score(job, iter(poison.work.parts[1:4]), workers=1)
+    running = scored(ENGINE, job, poison.work.parts[1:4], 1)
     next(running)
     begun = time.monotonic()
     with pytest.raises(EngineError, match=r"shard 2 \(.*\) has not come back for \d+ s: .*-timeou"):
@@ -338,9 +342,9 @@ def test_what_a_plugin_raises_is_told_as_here(
 def test_more_workers_than_there_is_room_for_are_not_waited_for_long(
     cluster: str, work: Work, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engine, "_ANOTHER_S", 0.5)
+    monkeypatch.setattr(crews, "_ANOTHER_S", 0.5)
     begun = time.monotonic()
-    found = list(ENGINE.score(work.job, iter(work.parts), workers=9))
+    found = list(scored(ENGINE, work.job, work.parts, 9))
     assert len(found) == len(work.parts)
     assert time.monotonic() - begun < 60
 
@@ -386,6 +390,50 @@ def test_the_record_is_the_same_whatever_ran_it(
     assert records[0].rows_sha256 == records[2].rows_sha256
 
 
+def test_recovery_comes_to_the_same_whatever_ran_its_trials(
+    cluster: str, project: Project, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    project.spec["build"]["tuning"] = {"path": "tuning.npz"}
+    columns = project.data("held_out")
+    project.save("tuning", **{name: values[:150] for name, values in columns.items()})
+    project.save("held_out", **{name: values[150:] for name, values in columns.items()})
+    project.write()
+    found = {}
+    for name in ("local", "ray"):
+        elsewhere = tmp_path / name
+        elsewhere.mkdir()
+        monkeypatch.chdir(elsewhere)
+        found[name] = recover(
+            project.policy, WIDE_RANGE, tracker="none", threads=1, engine=name, workers=2
+        )
+    assert len(found["ray"].trials) > 1
+    one, other = ([_timeless(trial) for trial in found[name].trials] for name in found)
+    assert one == other
+    assert (found["ray"].exit_code, found["local"].exit_code) == (0, 0)
+
+
+def _timeless(trial: Trial) -> dict[str, Any]:
+    return trial.model_dump(exclude={"seconds", "milliseconds"})
+
+
+def test_a_cluster_that_is_lost_is_no_failed_trial(
+    monkeypatch: pytest.MonkeyPatch, project: Project
+) -> None:
+    given: list[Job[Any]] = []
+
+    class Lost(Threads):
+        def score(self, job: Job[Any], parts: Iterator[Any]) -> Any:
+            given.append(job)
+            if len(given) > 1:
+                raise EngineError("the cluster is gone")
+            return super().score(job, parts)
+
+    monkeypatch.setattr(Local, "crew", lambda *_, **__: nullcontext(Lost(1)))
+    with pytest.raises(EngineError, match="the cluster is gone"):
+        recover(project.policy, WIDE_RANGE, tracker="none", threads=1)
+    assert not list(project.folder.rglob("trials.jsonl"))
+
+
 def test_outputs_made_elsewhere_are_refused_on_the_command_line(
     cluster: str, project: Project, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -413,13 +461,13 @@ def test_a_run_that_is_cancelled_leaves_nothing(cluster: str, project: Project) 
     before = folders()
     script = (
         "import sys, time\n"
-        "import gate.engines.ray as engine\n"
-        "was = engine._Crew._land\n"
+        "import gate.engines._ray_crew as crews\n"
+        "was = crews._AtWork._land\n"
         "def land(self, ref):\n"
         "    was(self, ref)\n"
         "    print('landed', flush=True)\n"
         "    time.sleep(0.5)\n"
-        "engine._Crew._land = land\n"
+        "crews._AtWork._land = land\n"
         "from gate.cli import main\n"
         "main(sys.argv[1:])\n"
     )
@@ -475,6 +523,6 @@ def test_what_ray_itself_raises_is_no_defect_of_the_gate(
         raise ray.exceptions.OutOfDiskError("no room")
 
     monkeypatch.setattr("gate.engines.ray._connected", lambda: ray)
-    monkeypatch.setattr("gate.engines.ray._Crew", full)
+    monkeypatch.setattr("gate.engines.ray.RayCrew", full)
     with pytest.raises(EngineError, match="Ray cannot go on: "):
         gate.run_gate(project.policy, CNN, tracker="none", engine="ray", threads=1)

@@ -1,6 +1,7 @@
 """Shards of small splits, and the work of a real run, to be given to an engine by itself."""
 
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from support.project import CNN, Project
 
 import gate
 from gate import engines
-from gate.engines import Job, Shipped
+from gate.engines import Engine, Job
 from gate.engines.local import ENGINE as LOCAL
 from gate.metrics import Metric
 from gate.records import GateRecord
@@ -105,6 +106,17 @@ def parts_of(split: Split, batch_size: int = 64, *, early: bool = False) -> list
     return list(cut(split, batch_size, np.arange(len(split)) % 3 == 0, early=early))
 
 
+def scored(
+    engine: Engine, job: Job[Any], parts: Iterable[Part], workers: int | None
+) -> Generator[Any, None, None]:
+    """What becomes of shards, by a crew of their own."""
+    with (
+        engine.crew(workers=workers, threads=1) as crew,
+        closing(crew.score(job, iter(parts))) as made,
+    ):
+        yield from made
+
+
 # ── what came back ────────────────────────────────────────────────────────────────────────
 
 
@@ -131,12 +143,12 @@ def bits(found: Any) -> Any:
 class Work:
     """What a run gave to its engine, to be given to any."""
 
-    job: Job
+    job: Job[Any]
     parts: list[Part]
     record: GateRecord
     """What the run came to, by one worker here."""
 
-    def changed(self, **elsewhere: Any) -> Job:
+    def changed(self, **elsewhere: Any) -> Job[Any]:
         """With other things to be had elsewhere."""
         assert self.job.elsewhere is not None
         return replace(self.job, elsewhere=replace(self.job.elsewhere, **elsewhere))
@@ -148,17 +160,19 @@ class _Recorder:
     key = "recorder"
 
     def __init__(self) -> None:
-        self.job: Job | None = None
+        self.job: Job[Any] | None = None
         self.parts: list[Part] = []
 
     def demand(self) -> None:
         """Always there."""
 
-    def score(
-        self, job: Job, parts: Iterator[Part], *, workers: int | None
-    ) -> Generator[Scored, None, None]:
+    @contextmanager
+    def crew(self, *, workers: int | None, threads: int) -> Iterator["_Recorder"]:
+        yield self
+
+    def score(self, job: Job[Any], parts: Iterator[Part]) -> Generator[Any, None, None]:
         self.job, self.parts = job, list(parts)
-        return LOCAL.score(job, iter(self.parts), workers=1)
+        return scored(LOCAL, job, self.parts, 1)
 
 
 def work_of(project: Project, out: Path, candidate: Path = CNN, **options: Any) -> Work:
@@ -172,10 +186,7 @@ def work_of(project: Project, out: Path, candidate: Path = CNN, **options: Any) 
         )
     assert recorder.job is not None
     assert recorder.job.elsewhere is not None
-    models = {
-        role: Shipped(out / f"model.{role}.onnx", model.sha256)
-        for role, model in recorder.job.elsewhere.models.items()
-    }
+    models = {role: out / f"model.{role}.onnx" for role in recorder.job.elsewhere.models}
     elsewhere = replace(recorder.job.elsewhere, models=models)
     job = replace(recorder.job, elsewhere=elsewhere)
     return Work(job, recorder.parts, finished.record)
