@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 
 import click
 
-from gate import interruption
+from gate import apart, interruption
 from gate.commands._ci_cli import workflow
 from gate.commands._completion import equip
 from gate.commands._init_cli import init
@@ -317,11 +317,15 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
     A cancelled job (SIGTERM) ends like Ctrl-C: private folders are removed, nothing is decided.
     """
+    asked = sys.argv[1:] if arguments is None else arguments
+    told = apart.split(tell) if any(word.startswith("--engine") for word in asked) else None
     interruption.heed()
     if isinstance(sys.stdout, TextIOWrapper):  # what a terminal's encoding lacks is no defect
         sys.stdout.reconfigure(errors="backslashreplace")
     code = exit_code_of(arguments)
     interruption.settle()
+    if told is not None:
+        told(code)
     gc.freeze()  # no last look for cycles through all that MLflow brings: it takes a second
     sys.exit(code)
 

@@ -9,6 +9,8 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _PATIENCE_S = 5.0
 """GitHub's runner kills a cancelled job ten seconds after it has asked."""
 _AGAIN_S = 0.02
+_SAME_S = 0.5
+"""A terminal tells every process of a command, and each tells those that it waits for."""
 _IMPORT = "<frozen importlib"
 
 _came: list[int] = []
@@ -47,8 +49,12 @@ def settle() -> None:
 
 def _asked(number: int, frame: FrameType | None) -> None:
     global _deadline  # noqa: PLW0603 - signal handlers have no other place
+    now = time.monotonic()
+    again = bool(_came) and now < _deadline - _PATIENCE_S + _SAME_S
     _came.append(number)
-    _deadline = time.monotonic() + _PATIENCE_S
+    if again:
+        return
+    _deadline = now + _PATIENCE_S
     _interrupt(number, frame)
 
 

@@ -514,6 +514,35 @@ def test_without_an_address_a_run_starts_a_cluster_and_ends_it(project: Project)
     assert (done.returncode, "Traceback" in done.stderr) == (0, False), done.stderr
 
 
+@pytest.mark.slow
+def test_a_daemon_that_dies_is_an_error_and_no_verdict(project: Project) -> None:
+    """Ray then ends the process that is connected to it, with exit code 1."""
+    script = (
+        "import os, signal, subprocess, sys\n"
+        "import gate.engines._ray_crew as crews\n"
+        "was = crews._AtWork._land\n"
+        "def land(self, ref):\n"
+        "    was(self, ref)\n"
+        "    listed = ['pgrep', '-P', str(os.getpid()), 'raylet']\n"
+        "    for pid in subprocess.run(listed, capture_output=True).stdout.split():\n"
+        "        os.kill(int(pid), signal.SIGKILL)\n"
+        "    while True:\n"
+        "        self._ray.put(bytes(1 << 20))\n"
+        "crews._AtWork._land = land\n"
+        "from gate.cli import main\n"
+        "main(sys.argv[1:])\n"
+    )
+    command = ["run", str(project.policy), "--candidate", str(CNN), "--tracker", "none"]
+    done = subprocess.run(
+        [sys.executable, "-c", script, *command, "--threads", "1", "--engine", "ray"],
+        env={k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"},
+        cwd=project.folder, capture_output=True, text=True, check=False, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 4, done.stderr
+    assert "nothing was decided (exit code 1). Ray ends it so when its daemon" in done.stderr
+    assert not list(project.folder.rglob("record.json"))
+
+
 def test_what_ray_itself_raises_is_no_defect_of_the_gate(
     monkeypatch: pytest.MonkeyPatch, project: Project
 ) -> None:

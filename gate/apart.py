@@ -1,0 +1,90 @@
+"""A command in a process of its own, where a library may end that by itself.
+
+When its daemon dies, Ray ends the process that is connected to it with exit code 1, from C++ and
+without a word. That would read as a budget that was exceeded. So another process waits for it, and
+passes a code on only where the command itself has told it.
+"""
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable
+from types import FrameType
+from typing import NoReturn
+
+from gate.errors import EXIT_ERROR, EngineError, GateError
+
+End = Callable[[int], None]
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+def split(tell: Callable[[GateError], None]) -> End:
+    """Go on in a child; what is returned has to be called with its exit code, at its end.
+
+    The process that was there before waits, hands signals on, and exits with the child's code.
+    Where the child has told none, or ended with another, it tells of it and exits with 4. If it is
+    killed itself, the child is interrupted.
+    """
+    told, alive = os.pipe(), os.pipe()
+    child: list[int] = []
+
+    def hand_on(number: int, _: FrameType | None) -> None:
+        for pid in child:
+            os.kill(pid, number)
+
+    before = {number: signal.signal(number, hand_on) for number in _SIGNALS}
+    pid = os.fork()
+    if pid:
+        child.append(pid)
+        os.close(told[1])
+        os.close(alive[0])
+        _exit_as(pid, told[0], tell)
+    for number, handler in before.items():
+        signal.signal(number, handler)
+    os.close(told[0])
+    os.close(alive[1])
+    threading.Thread(target=_interrupt_at_end_of, args=alive[:1], daemon=True).start()
+
+    def end(code: int) -> None:
+        os.write(told[1], bytes([code]))
+
+    return end
+
+
+def _exit_as(pid: int, told: int, tell: Callable[[GateError], None]) -> NoReturn:
+    status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    os.set_blocking(told, False)
+    code = _read(told)
+    if status != code:
+        tell(_lost(code, status))
+        status = EXIT_ERROR
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
+
+
+def _lost(code: int | None, status: int) -> EngineError:
+    if code is None:
+        what = "before there was a verdict; nothing was decided"
+    else:
+        what = f"at its end, when it was to exit with {code}; what was recorded stands"
+    told = f"signal {-status}" if status < 0 else f"exit code {status}"
+    return EngineError(
+        f"the process that ran the models ended {what} ({told}). Ray ends it so when its daemon on "
+        "this machine dies, as for want of memory: look at Ray's logs, and run the gate again"
+    )
+
+
+def _read(told: int) -> int | None:
+    try:
+        found = os.read(told, 1)
+    except BlockingIOError:  # what the child has started may hold it open
+        return None
+    return found[0] if found else None
+
+
+def _interrupt_at_end_of(alive: int) -> None:
+    """Nobody waits any more: what is decided now, nobody would hear of."""
+    os.read(alive, 1)
+    os.kill(os.getpid(), signal.SIGTERM)
