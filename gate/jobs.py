@@ -1,6 +1,7 @@
 """What a run's shards need: to be run here, to be run anywhere, and to be known again."""
 
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
+from dataclasses import replace
 from functools import partial
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -8,13 +9,14 @@ from typing import Any
 
 import numpy as np
 
-from gate import decoding, formats, plugins, preprocess, publish, tasks
+from gate import decoding, formats, plugins, preprocess, publish, tasks, tokens
 from gate.engines import Crew, Elsewhere, Job
 from gate.evaluate import Score
 from gate.provenance import cpu, environment
 from gate.row_cache import RowCache
 from gate.run import Run
 from gate.scoring import Alone, Gives, Models, Ran, Scorer, cut
+from gate.sources import DataSource
 from gate.subject import Subject
 from gate.values import Candidate, Split
 
@@ -44,48 +46,52 @@ def _elsewhere(run: Run, subject: Subject) -> Elsewhere:
     models = {"fp32": baseline.path, "int8": subject.int8.path}
     if reference is not None:
         models["own"] = candidate.path
+    held_out = subject.splits["held_out"]
+    source, size = run.policy.judge.held_out, subject.batch_size
+    return replace(
+        _anywhere(run, candidate, models, held_out, source, batch_size=size),
+        targets=held_out.targets,
+        first=subject.first,
+        metrics=tuple(subject.metrics),
+    )
+
+
+def _anywhere(
+    run: Run,
+    candidate: Candidate,
+    models: Mapping[str, Path],
+    split: Split,
+    source: DataSource,
+    *,
+    batch_size: int,
+) -> Elsewhere:
     return Elsewhere(
         backend=run.backend.key,
         threads=run.threads,
         models=models,
         policy=run.policy,
-        split="held_out",
-        source=run.policy.judge.held_out,
+        split=split.name,
+        source=source,
         base=run.loaded.base.resolve(),
         inputs=candidate.inputs,
         outputs=candidate.outputs,
-        targets=subject.splits["held_out"].targets,
-        first=subject.first,
-        metrics=tuple(subject.metrics),
-        batch_size=subject.batch_size,
+        batch_size=batch_size,
         environment=environment(run.backend.versions()),
         plugins=plugins.files(),
+        tokenizer=tokens.own(run.policy.build.preprocess),
     )
 
 
 def outputs_of(run: Run, candidate: Candidate, split: Split, batch_size: int, crew: Crew) -> Gives:
-    """What makes raw outputs of a split on which recipes are tried."""
-    build = run.policy.build
-    source = build.tuning or build.calibration
+    """What makes raw outputs of the split that recipes are tried on."""
+    source = run.policy.build.tuning or run.policy.build.calibration
     assert source is not None
 
     def gives(model: Path) -> Generator[tuple[Ran, ...], None, None]:
         runner = run.backend.open(model, threads=run.threads)
-        elsewhere = Elsewhere(
-            backend=run.backend.key,
-            threads=run.threads,
-            models={"alone": model},
-            policy=run.policy,
-            split=split.name,
-            source=source,
-            base=run.loaded.base.resolve(),
-            inputs=candidate.inputs,
-            outputs=candidate.outputs,
-            batch_size=batch_size,
-            environment=environment(run.backend.versions()),
-            plugins=plugins.files(),
-        )
         work = Alone(lambda batch: runner.run(batch.feeds), batch_size)
+        models, size = {"alone": model}, batch_size
+        elsewhere = _anywhere(run, candidate, models, split, source, batch_size=size)
         nothing = np.zeros(len(split), dtype=bool)
         parts = cut(split, batch_size, nothing, early=True, small=_TRIED)
         return crew.score(Job(work, elsewhere, run.by.shard_timeout_s), parts)

@@ -75,6 +75,12 @@ def with_own(preprocess: Preprocess | None, file: Path | None) -> Preprocess | N
     return preprocess.model_copy(update={"tokenizer": spec.with_own(file, sha256(file))})
 
 
+def own(preprocess: Preprocess | None) -> Path | None:
+    """The candidate's tokenizer, where texts are read by it."""
+    spec = None if preprocess is None else preprocess.tokenizer
+    return None if spec is None or spec.file is not None else spec.own
+
+
 def vocabulary(file: Path) -> dict[str, int]:
     """Token to id.
 

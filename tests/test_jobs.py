@@ -18,8 +18,8 @@ from support.project import CNN, WIDE_RANGE, Project
 from support.shards import Work, bits, told, work_of
 
 import gate
-from gate import artifact, examples
-from gate.engines._ray_worker import Bundle, Message, Worker
+from gate import artifact, examples, tokens
+from gate.engines._ray_worker import Bundle, Message, Worker, replaced
 from gate.errors import EngineError, GateError
 from gate.pipeline import Finished
 
@@ -150,8 +150,9 @@ def begun(monkeypatch: pytest.MonkeyPatch) -> Callable[[Work], Worker]:
             role: [Bundle.of(file) for file in artifact.files(model)]
             for role, model in work.job.elsewhere.models.items()
         }
-        worker = Worker()
-        assert worker.open(work.job.elsewhere, models, ()) is None
+        own = work.job.elsewhere.tokenizer
+        worker, sent = Worker(), () if own is None else (Bundle.of(own),)
+        assert worker.open(replaced(work.job.elsewhere), models, (), sent) is None
         return worker
 
     return begin
@@ -203,6 +204,32 @@ def test_weights_beside_the_model_reach_a_worker(
     assert work.job.elsewhere is not None
     models = {**work.job.elsewhere.models, "fp32": beside}
     worker = begun(replace(work, job=work.changed(models=models)))
+    found = worker.score(Message.of(work.parts[0]))
+    assert bits(found) == bits(work.job.work(work.parts[0]))
+
+
+def test_a_tokenizer_that_came_with_the_candidate_reaches_a_worker(
+    tmp_path: Path, begun: Callable[[Work], Worker]
+) -> None:
+    folder = tmp_path / "project"
+    folder.mkdir()
+    project, candidate, options = _of_texts(folder)
+    work = work_of(project, tmp_path / "out", candidate, **options)
+    assert work.job.elsewhere is not None
+    policy = work.job.elsewhere.policy
+    assert policy.build.preprocess is not None
+    spec = policy.build.preprocess.tokenizer
+    assert spec is not None
+    assert spec.file is not None
+    file = (folder / spec.file).rename(tmp_path / "tokenizer.json")
+    wanted = policy.build.preprocess.model_copy(
+        update={"tokenizer": spec.model_copy(update={"file": None})}
+    )
+    build = policy.build.model_copy(update={"preprocess": tokens.with_own(wanted, file)})
+    own = tokens.own(build.preprocess)
+    job = work.changed(policy=policy.model_copy(update={"build": build}), tokenizer=own)
+    worker = begun(replace(work, job=job))
+    file.unlink()
     found = worker.score(Message.of(work.parts[0]))
     assert bits(found) == bits(work.job.work(work.parts[0]))
 

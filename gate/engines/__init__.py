@@ -49,6 +49,8 @@ class Elsewhere:
     first: Mapping[str, Array] = field(default_factory=dict)
     """FP32's raw outputs, as the task was fitted to."""
     metrics: tuple[str, ...] = ()
+    tokenizer: Path | None = None
+    """The candidate's own, where texts are read by it."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)

@@ -105,8 +105,9 @@ class RayCrew:
             role: [put(Bundle.of(file)) for file in artifact.files(model)]
             for role, model in elsewhere.models.items()
         }
-        brought = [put(Bundle.of(file)) for file in elsewhere.plugins]
-        self._job, self._given = job, (put(replaced(elsewhere)), models, brought)
+        plugins = [put(Bundle.of(file)) for file in elsewhere.plugins]
+        own = [put(Bundle.of(file)) for file in (elsewhere.tokenizer,) if file is not None]
+        self._job, self._given = job, (put(replaced(elsewhere)), models, plugins, own)
         self._called, self.actors = [*self.actors, *self._called], []
         self.complete()
 

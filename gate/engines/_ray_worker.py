@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from gate import backends, data, decoding, formats, identity, plugins
+from gate import backends, data, decoding, formats, identity, plugins, tokens
 from gate.engines import Elsewhere
 from gate.errors import EngineError, GateError
 from gate.provenance import environment
@@ -105,13 +105,16 @@ class Worker:
         elsewhere: Elsewhere,
         models: Mapping[str, Sequence[Any]],
         brought: Sequence[Any],
+        tokenizer: Sequence[Any],
     ) -> GateError | None:
         """Open all that a job needs, in the place of another's; what stands against it.
 
-        `models` by role and `brought`, the plugins, are references to bundles: what they refer to
-        travels to a node once, however many workers it has.
+        `models` by role, `brought`, the plugins, and the candidate's own `tokenizer`, if any, are
+        references to bundles: what they refer to travels to a node once, however many workers it
+        has.
         """
         self._elsewhere, self._models, self._brought = elsewhere, models, brought
+        self._tokenizer = tokenizer
         try:
             self._context.run(self._open)
         except GateError as error:
@@ -141,12 +144,15 @@ class Worker:
         given = self._elsewhere
         backend = backends.get(given.backend)
         _demand_alike(given.environment, environment(backend.versions()))
+        preprocess = given.policy.build.preprocess
+        for file in _fetched(self._tokenizer, folder):
+            preprocess = tokens.with_own(preprocess, file)
         opened = data.open_table(
             given.split,
             given.source,
             base=given.base,
             inputs=given.inputs,
-            preprocess=given.policy.build.preprocess,
+            preprocess=preprocess,
             scratch=folder,
             needs_target=False,
         )
@@ -260,4 +266,4 @@ def _demand_alike(wanted: Mapping[str, object], found: Mapping[str, object]) -> 
 
 def replaced(elsewhere: Elsewhere) -> Elsewhere:
     """What is sent: models go as their bytes, once to every node."""
-    return replace(elsewhere, models={}, plugins={})
+    return replace(elsewhere, models={}, plugins={}, tokenizer=None)

@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -9,9 +10,9 @@ import pytest
 from support.shards import Work, bits, scored
 
 from gate import engines
-from gate.engines import Engine
+from gate.engines import Engine, Job
 from gate.errors import GateError, UsageError
-from gate.scoring import Part
+from gate.scoring import Alone, Part
 
 pytestmark = pytest.mark.xdist_group("ray")
 RUN_BY = {"local-1": ("local", 1), "local-3": ("local", 3), "ray-2": ("ray", 2)}
@@ -97,6 +98,27 @@ def test_what_the_shards_themselves_raise_is_raised(run_by: tuple[Engine, int], 
 
     with pytest.raises(KeyboardInterrupt):
         list(scored(engine, work.job, parts(), workers))
+
+
+def test_a_crew_does_one_job_after_another(run_by: tuple[Engine, int], work: Work) -> None:
+    """As recovery has it, and a run that goes on where others had been interrupted."""
+    engine, workers = run_by
+    int8 = work.job.work.models.int8
+    given = work.job.elsewhere
+    models = {"alone": given.models["int8"]}
+    alone = Job(Alone(int8, 32), replace(given, models=models, batch_size=32))
+    with engine.crew(workers=workers, threads=1) as crew:
+        for part in work.parts[:2]:
+            (scored,) = crew.score(work.job, iter([part]))
+            assert bits(scored) == bits(work.job.work(part))
+        with closing(crew.score(alone, iter(work.parts))) as running:
+            ran = next(running)
+        assert [one.examples for one in ran] == [32] * (len(work.parts[0].split) // 32)
+        for one, batch in zip(ran, work.parts[0].split.batches(32), strict=True):
+            assert bits(dict(one.outputs)) == bits(dict(int8(batch)))
+            assert one.seconds > 0
+        (scored,) = crew.score(work.job, iter([work.parts[2]]))
+        assert bits(scored) == bits(work.job.work(work.parts[2]))
 
 
 def test_every_key_is_behind_the_door() -> None:

@@ -1,5 +1,6 @@
 """Shards on a cluster: what it takes to be used, and what becomes of workers that do not do it."""
 
+import json
 import os
 import pickle
 import signal
@@ -18,6 +19,7 @@ import numpy as np
 import pytest
 from support.project import CNN, WIDE_RANGE, Project
 from support.shards import Work, bits, scored, told
+from trackers.stores import bucket_in, s3
 
 import gate
 from gate import artifact
@@ -132,7 +134,7 @@ def begun(monkeypatch: pytest.MonkeyPatch) -> Iterator[Begin]:
         }
         brought = [Bundle.of(file) for file in job.elsewhere.plugins]
         made.append(Worker())
-        return made[-1], made[-1].open(job.elsewhere, models, brought)
+        return made[-1], made[-1].open(job.elsewhere, models, brought, ())
 
     yield begin
     for worker in made:
@@ -512,6 +514,28 @@ def test_without_an_address_a_run_starts_a_cluster_and_ends_it(project: Project)
         env=environment, cwd=project.folder, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert (done.returncode, "Traceback" in done.stderr) == (0, False), done.stderr
+
+
+@pytest.mark.slow
+def test_workers_read_object_storage_themselves(project: Project, tmp_path: Path) -> None:
+    with s3() as reach:
+        bucket_in(reach).upload_file(str(project.folder / "held_out.npz"), "gate", "held_out.npz")
+        (project.folder / "held_out.npz").unlink()
+        project.spec["judge"]["held_out"] = {"path": "s3://gate/held_out.npz"}
+        project.write()
+        reached = reach | {"AWS_ENDPOINT_URL": reach["MLFLOW_S3_ENDPOINT_URL"]}
+        environment = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"} | reached
+        rows = []
+        for name in ("local", "ray"):
+            done = subprocess.run(
+                [sys.executable, "-m", "gate", "run", str(project.policy), "--candidate", str(CNN),
+                 "--tracker", "none", "--threads", "1", "--engine", name, "--out", name],
+                env=environment, cwd=tmp_path, capture_output=True, text=True, check=False,
+            )  # fmt: skip
+            assert (done.returncode, "Traceback" in done.stderr) == (0, False), done.stderr
+            record = json.loads((tmp_path / name / "record.json").read_text("utf-8"))
+            rows.append((record["rows_sha256"], record["outputs_sha256"]))
+    assert rows[0] == rows[1]
 
 
 @pytest.mark.slow
