@@ -28,9 +28,11 @@ help: ## List what can be made
 demo: $(CORE) ## Gate a good release and three bad ones on bundled real data
 	@$(BIN)/python -m gate demo
 
+# Bytecode is kept whatever the environment says: else every worker and every command that a test
+# starts compiles all of it again.
 test: $(EVERYTHING) ## Run the tests, without the long simulations
-	OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadgroup \
-	  -m "not slow and not real"
+	PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 \
+	  $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadgroup -m "not slow and not real"
 
 test-slow: $(EVERYTHING) ## Run the long simulations
 	$(BIN)/python -m pytest -q -n $(WORKERS) -m slow --timeout 3600
