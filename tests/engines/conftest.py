@@ -11,9 +11,12 @@ from support.shards import Work, work_of
 from gate.engines.ray import _imported, _own_signals
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def cluster() -> Iterator[str]:
-    """Two CPUs of this process's own; its address."""
+    """Two CPUs of this process's own; its address.
+
+    It ends with this folder's tests: Ray's daemons work without an end, and its threads with them.
+    """
     before = os.environ.pop("RAY_ADDRESS", None)
     ray = _imported()
     with _own_signals():
