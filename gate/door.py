@@ -6,7 +6,7 @@ whoever writes the command line by a plugin, for as long as the command runs.
 """
 
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from difflib import get_close_matches
@@ -44,6 +44,11 @@ def look_up(group: str, builtin: Mapping[str, str], key: str) -> Any:
     for point in _points(group, tuple(sys.path)).select(name=key):
         return point.load()
     raise UsageError(unknown(group.removeprefix("gate.").rstrip("s"), key, names(group, builtin)))
+
+
+def extended(groups: Iterable[str]) -> bool:
+    """Whether an installed package adds to one of these groups."""
+    return any(_points(group, tuple(sys.path)) for group in groups)
 
 
 @cache

@@ -150,6 +150,7 @@ def _arm_model(fields: Mapping[str, str]) -> str:
     return " ".join(f"{word} {fields[key]}" for word, key in named.items() if fields.get(key))
 
 
+@cache  # what is loaded stays as it is, and its metadata are a long text to parse
 def _installed(distribution: str) -> str:
     try:
         return metadata.version(distribution)

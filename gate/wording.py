@@ -60,6 +60,8 @@ def plain(text: object, limit: int = 120) -> str:
     if len(shown) > limit:
         head, tail = (limit - 1) * 2 // 3, (limit - 1) // 3
         shown = f"{shown[:head]}…{shown[-tail:]}"
+    if shown.isascii() and shown.isprintable():  # nearly always: nothing in it is hidden
+        return shown
     return "".join(map(_visible, shown))
 
 

@@ -283,6 +283,7 @@ def test_a_distribution_that_is_not_installed_is_named_so(monkeypatch: pytest.Mo
         raise room.metadata.PackageNotFoundError(name)
 
     monkeypatch.setattr(room.metadata, "version", missing)
+    monkeypatch.setattr(room, "_installed", room._installed.__wrapped__)  # nothing remembered
     assert _provenance({}, Path()).versions["gate"] == "not installed"
 
 

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -217,9 +218,14 @@ class OnnxRuntime:
 
     def versions(self) -> dict[str, str]:
         """Libraries whose version can change results."""
-        from importlib.metadata import version
+        return {name: _version(name) for name in ("onnx", "onnxruntime")}
 
-        return {name: version(name) for name in ("onnx", "onnxruntime")}
+
+@cache  # what is loaded stays as it is, and its metadata are a long text to parse
+def _version(distribution: str) -> str:
+    from importlib.metadata import version
+
+    return version(distribution)
 
 
 class Session:
