@@ -48,6 +48,8 @@ _CLOUD_ERRORS = (
     ("google.api_core.exceptions", "GoogleAPIError"),
     ("azure.core.exceptions", "AzureError"),
 )
+_ANSWERED: set[tuple[str, int, int]] = set()
+"""sqlite files whose registry has answered this process: by URI, and by where they lie."""
 
 Made = TypeVar("Made")
 
@@ -171,9 +173,20 @@ def _reached(place: Place) -> Any:
             _knock(place)
             client = _client(place.uri, place.registry)
             client.search_experiments(max_results=1)
-            if place.file is not None or place.registry != place.uri:
-                client.search_registered_models(max_results=1)
+            _demand_registry(place, client)
     return client
+
+
+def _demand_registry(place: Place, client: Any) -> None:
+    """An answer of the registry too; a file that gave one need not be asked again and again."""
+    if place.registry != place.uri:
+        client.search_registered_models(max_results=1)
+    elif place.file is not None:
+        found = place.file.stat()
+        this = (place.uri, found.st_dev, found.st_ino)
+        if this not in _ANSWERED:
+            client.search_registered_models(max_results=1)
+            _ANSWERED.add(this)
 
 
 def _client(uri: str, registry: str) -> Any:
