@@ -1,6 +1,7 @@
 """The whole stage, end to end, on real digits: every outcome, and every villain."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -608,8 +609,9 @@ def released(project: Project, **judge: Any) -> GateRecord:
 
 
 @pytest.fixture
-def strict(project: Project, monkeypatch: pytest.MonkeyPatch) -> Project:
+def strict(project: Project, empty_store: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
     """A budget that this set cannot prove, and a store."""
+    shutil.copyfile(empty_store, project.folder / "mlflow.db")
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{project.folder}/mlflow.db")
     project.budget(metric="accuracy", max_drop=0.0011)
     return project
