@@ -2,14 +2,17 @@
 
 import os
 import shutil
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import settings
 from support import line as releases
+from support.exporting import keep_operators
 from support.project import Project
 
 from gate.policy import Budget, Policy
@@ -236,6 +239,15 @@ def drawn_alike(request: pytest.FixtureRequest) -> None:
 
 
 _BEGINNINGS: dict[int, Any] = {}
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _operators_read_once() -> Iterator[None]:
+    """Where a test exports with torch, which its module has loaded."""
+    with pytest.MonkeyPatch.context() as patch:
+        if "torch" in sys.modules and find_spec("onnxscript"):
+            keep_operators(patch)
+        yield
 
 
 # ── stores ────────────────────────────────────────────────────────────────────────────────
