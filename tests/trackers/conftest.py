@@ -301,6 +301,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     served = {"server", "postgres", "s3", "postgres_database", "large_server"}
     kinds = [kind for kind in stores.KINDS if kind != "sqlite"]
     for item in items:
-        asked = getattr(getattr(item, "callspec", None), "params", {}).get("tracker")
-        if asked in kinds or served & {*getattr(item, "fixturenames", ())}:
+        asked = getattr(getattr(item, "callspec", None), "params", {}).values()
+        named = any(isinstance(one, str) and one in kinds for one in asked)
+        if named or served & {*getattr(item, "fixturenames", ())}:
             item.add_marker(pytest.mark.xdist_group("stores"))
