@@ -110,7 +110,7 @@ def shares(seen: Seen) -> Array:
         passed = 0.0
         if errors.sum() > 0 and here > 0:
             passed = _passed(seen, place, float(own[place]), float(came[place]))
-            held[sources] += here * passed * errors / errors.sum()
+            held[sources] += here * passed * (errors / errors.sum())  # the tiniest is not lost
         kept[place] = here * (1 - passed)
     return kept
 

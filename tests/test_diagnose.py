@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from support import pairs
 from support.seen import point, seen
@@ -43,6 +43,7 @@ def test_what_came_to_a_layer_is_charged_further_up() -> None:
 
 
 @given(st.lists(st.tuples(*[st.floats(0, 1e30)] * 2), min_size=4, max_size=4))
+@example([(0.0, 0.0), (0.0, 0.0), (0.0, 5e-324), (1.0, 1.0)])
 def test_nothing_is_lost_or_made(found: list[tuple[float, float]]) -> None:
     points = (
         point("x", "Input"),
