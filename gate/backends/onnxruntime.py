@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
+from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -24,6 +25,7 @@ from gate.recipes import Recipe
 from gate.values import Array, Kernel, TensorSpec
 
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read when it is imported, which is later
+_version = cache(version)  # of what is loaded: it stays, and its metadata are long to parse
 _PROVIDERS = ("CPUExecutionProvider",)
 _SILENT = 4
 _NUMPY_NAMES = {"float": "float32", "double": "float64", "string": "object"}
@@ -219,13 +221,6 @@ class OnnxRuntime:
     def versions(self) -> dict[str, str]:
         """Libraries whose version can change results."""
         return {name: _version(name) for name in ("onnx", "onnxruntime")}
-
-
-@cache  # what is loaded stays as it is, and its metadata are a long text to parse
-def _version(distribution: str) -> str:
-    from importlib.metadata import version
-
-    return version(distribution)
 
 
 class Session:
