@@ -7,10 +7,12 @@ any work by the very rule that refuses it here.
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from types import MappingProxyType
 
 import numpy as np
 
+from gate import mapped
 from gate.judgeable import demand_judgeable, is_clustered
 from gate.methods import judged, shown, timed
 from gate.metrics import ArtifactMetric, Metric
@@ -186,7 +188,7 @@ def _held(draft: Draft, against: str) -> Draft:
 
 
 class _Evidence:
-    """What was measured; rows are cut by metric and slice once, however many budgets ask."""
+    """What was measured; it is summed up by metric and slice once, however many budgets ask."""
 
     def __init__(
         self,
@@ -203,9 +205,11 @@ class _Evidence:
         self.evaluation = evaluation
         self.artifacts = artifacts
         # by id, so that no digit of a float sum depends on the order of the file
-        self._rank = np.argsort(np.argsort(evaluation.ids, kind="stable"), kind="stable")
+        self._order = np.argsort(evaluation.ids, kind="stable")
+        mapped.give_back(evaluation.ids)
         self._clustered = is_clustered(evaluation.unit)
         self._samples: dict[tuple[str | None, str], tuple[Sample, ...]] = {}
+        self._places: dict[str | None, Array] = {None: self._order}
         self._cut: dict[tuple[str, str | None, str], Pairs] = {}
 
     def samples(self, budget: Budget) -> tuple[Sample, ...]:
@@ -224,27 +228,41 @@ class _Evidence:
         """One metric's rows on the examples of `sample`, INT8's and those it is held against."""
         key = metric.name, sample.label, against
         if key not in self._cut:
-            self._cut[key] = self._pairs(metric, sample.index, against)
+            self._cut[key] = self._pairs(metric, self._in_order(sample), against)
         return self._cut[key]
 
     def whole(self, metric: Metric, against: str) -> Pairs:
-        """As `pairs` of all examples, for one look: many metrics would add up to much memory."""
-        return self._pairs(metric, None, against)
+        """As `pairs` of all examples, for one look."""
+        return self._pairs(metric, self._order, against)
+
+    @cached_property
+    def _rank(self) -> Array:
+        """(N,) where each example stands in the order of ids."""
+        rank = np.empty_like(self._order)
+        rank[self._order] = np.arange(len(rank))
+        return rank
+
+    def _in_order(self, sample: Sample) -> Array:
+        """(n,) the examples of a slice, in the order of their ids."""
+        if sample.label not in self._places:
+            assert sample.index is not None
+            self._places[sample.label] = sample.index[np.argsort(self._rank[sample.index])]
+        return self._places[sample.label]
 
     def _reference(self, against: str) -> Mapping[str, Rows]:
         found = self.evaluation
         return found.fp32 if against == FP32 else found.releases.get(against, {})
 
-    def _pairs(self, metric: Metric, index: Array | None, against: str) -> Pairs:
+    def _pairs(self, metric: Metric, index: Array, against: str) -> Pairs:
         found = self.evaluation
-        chosen = np.arange(len(found.ids)) if index is None else index
-        chosen = chosen[np.argsort(self._rank[chosen])]
-        units = found.unit if self._clustered and found.unit is not None else found.ids
         return Pairs(
             metric=metric,
-            fp32=self._reference(against)[metric.observation].take(chosen),
-            int8=found.int8[metric.observation].take(chosen),
-            units=units[chosen],
+            sides=(
+                self._reference(against)[metric.observation],
+                found.int8[metric.observation],
+            ),
+            index=index,
+            every_unit=found.unit if self._clustered and found.unit is not None else found.ids,
             clustered=self._clustered,
             problem=found.problems.get(metric.observation),
             against=against,

@@ -11,6 +11,7 @@ from typing import Literal, Protocol
 
 import numpy as np
 
+from gate import mapped
 from gate.errors import BaselineError, DataError, EvaluationError
 from gate.metrics import Metric
 from gate.policy import Budget, ExpectFp32
@@ -27,7 +28,7 @@ from gate.scoring import (
 from gate.stopping import chance
 from gate.streams import Streams
 from gate.tasks import BoundTask
-from gate.values import Array, Batch, Evaluation, Rows, Split, Values, joined
+from gate.values import Array, Batch, Evaluation, Ragged, Rows, Split, Values, joined
 
 Score = Callable[[Iterator[Part]], Generator[Scored, None, None]]
 """What an engine makes of shards, in their order; closing it ends the work."""
@@ -265,6 +266,14 @@ def _sampled(n: int, seed: int) -> Array:
     chosen = np.zeros(n, dtype=bool)
     chosen[np.random.default_rng(seed).choice(n, size=min(SAMPLE, n), replace=False)] = True
     return chosen
+
+
+def give_back(evaluation: Evaluation) -> None:
+    """Let go of what was read of rows that lie on disk; they are read again when they are used."""
+    for side in (evaluation.fp32, evaluation.int8, evaluation.own):
+        for rows in side.values():
+            found = rows.values
+            mapped.give_back(found.values if isinstance(found, Ragged) else found)
 
 
 def observe_alone(

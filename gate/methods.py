@@ -102,7 +102,7 @@ def _relative_drop(fields: Fields, limit: float, side: str) -> Draft:
 def _rate(pairs: Pairs, fields: Fields, budget: Budget | None) -> Draft:
     """INT8's own rate, whatever the reference's is."""
     assert pairs.metric.per_example is not None
-    x, n = int(np.sum(pairs.metric.per_example(pairs.int8))), len(pairs.int8)
+    x, n = int(np.sum(pairs.metric.per_example(pairs.int8))), pairs.n
     fields = fields | {"quantity": "value"}
 
     def interval(level: float) -> Pair:

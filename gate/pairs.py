@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from gate import mapped
 from gate.metrics import Metric
 from gate.records import Counts
 from gate.statistics import jackknife
@@ -57,13 +58,19 @@ class Draft:
 
 @dataclass(frozen=True)
 class Pairs:
-    """One metric's rows of both models, on the examples of one slice."""
+    """One metric's rows of both models, on the examples of one slice.
+
+    They are cut out of all rows whenever they are asked for: kept, those of many metrics and slices
+    would add up to more than the data.
+    """
 
     metric: Metric
-    fp32: Rows
-    int8: Rows
-    units: Array
-    """(n,) the independent unit of each example."""
+    sides: tuple[Rows, Rows]
+    """FP32's and INT8's of all N examples."""
+    index: Array
+    """(n,) places of the slice's examples, in the order of their ids."""
+    every_unit: Array
+    """(N,) the independent unit of each example."""
     clustered: bool
     """Whether examples share units."""
     problem: str | None
@@ -75,6 +82,26 @@ class Pairs:
     def reference(self) -> str:
         """What INT8 is held against, in a sentence."""
         return side_name(self.against)
+
+    @property
+    def fp32(self) -> Rows:
+        """(n, k), in the order of ids."""
+        return self.sides[0].take(self.index)
+
+    @property
+    def int8(self) -> Rows:
+        """The same of INT8."""
+        return self.sides[1].take(self.index)
+
+    @property
+    def n(self) -> int:
+        """Examples."""
+        return len(self.index)
+
+    @property
+    def units(self) -> Array:
+        """(n,) the independent unit of each example."""
+        return mapped.take(self.every_unit, self.index)
 
     @cached_property
     def values(self) -> tuple[float | None, float | None]:
@@ -88,7 +115,8 @@ class Pairs:
         """FP32 by INT8; "right" is what does not count where a metric is better low."""
         assert self.metric.per_example is not None
         good = self.metric.higher_is_better
-        old, new = (self.metric.per_example(rows) == good for rows in (self.fp32, self.int8))
+        old = self.metric.per_example(self.fp32) == good
+        new = self.metric.per_example(self.int8) == good
         return Counts(
             both_right=int(np.sum(old & new)),
             lost=int(np.sum(old & ~new)),
@@ -99,6 +127,8 @@ class Pairs:
     @cached_property
     def unit_of(self) -> Array:
         """(n,) the number 0..U−1 of each example's unit."""
+        if not self.clustered:  # an example is its own, and they come in the order of their ids
+            return np.arange(self.n)
         return np.unique(self.units, return_inverse=True)[1]
 
     @cached_property
@@ -116,7 +146,7 @@ class Pairs:
         reference, int8 = self.values
         fields: Fields = {
             "metric": self.metric.name,
-            "n": len(self.int8),
+            "n": self.n,
             "reference": reference,
             "int8": int8,
             "method": POINT_ESTIMATE,
@@ -145,6 +175,5 @@ class Pairs:
         if self.problem is not None or not finite(self.int8.values).all():
             problem = self.problem or "the INT8 model gives NaN or Inf"
             return f"{self.metric.name} has no value: {problem}"
-        n = len(self.int8)
-        which = "this 1 example" if n == 1 else f"these {n:,} examples"
+        which = "this 1 example" if self.n == 1 else f"these {self.n:,} examples"
         return f"{self.metric.name} is undefined on {which}"

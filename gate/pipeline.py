@@ -18,10 +18,12 @@ from gate.evaluate import (
     demand_baseline,
     demand_no_slack,
     evaluate,
+    give_back,
     grouped,
     opening,
     without_rows,
 )
+from gate.exhibits import Flips, Plot
 from gate.given import asked_for, given_by
 from gate.jobs import remembered, scoring
 from gate.judgeable import unsupported
@@ -37,7 +39,7 @@ from gate.plugins import plugged_in
 from gate.policy_file import LoadedPolicy, load_policy
 from gate.preflight import preflight
 from gate.progress import Progress, Silent
-from gate.records import Comparison, Cost, GateRecord, ProcessInfo, Stage, Verdict
+from gate.records import Comparison, Cost, GateRecord, Part, ProcessInfo, Stage, Verdict
 from gate.release import releases, wanted
 from gate.row_cache import RowCache
 from gate.run import By, Charge, Judged, Run, charge, write
@@ -233,6 +235,7 @@ def _judge(run: Run, subject: Subject, seen: _Seen) -> Judged:
     )
     if subject.reference is not None:
         demand_no_slack(run.policy.judge.budgets, evaluated.evaluation, metrics)
+    give_back(evaluated.evaluation)
     process = _process(run, subject, opening(order, subject.batch_size))
     evaluation, earlier = pair_all(run, evaluated.evaluation, seen.held_out, metrics)
     evaluated = replace(evaluated, evaluation=evaluation)
@@ -250,6 +253,7 @@ def _judge(run: Run, subject: Subject, seen: _Seen) -> Judged:
     if verdict.outcome == "fail" and not subject.attested:
         models = subject.candidate, subject.int8
         diagnosis = why(run, models, subject.splits, evaluated.evaluation, metrics)
+    parts, changed, plots = _exhibits(subject, evaluated.evaluation)
     return Judged(
         candidate=subject.candidate,
         int8=subject.int8,
@@ -259,9 +263,9 @@ def _judge(run: Run, subject: Subject, seen: _Seen) -> Judged:
         evaluated=evaluated,
         baseline=baseline,
         comparisons=comparisons,
-        parts=tuple(subject.task.parts(evaluated.evaluation)) if subject.task.parts else (),
-        flips=flips(evaluated.evaluation, subject.metrics, subject.task.answers),
-        plots=tuple(subject.task.plots(evaluated.evaluation)) if subject.task.plots else (),
+        parts=parts,
+        flips=changed,
+        plots=plots,
         verdict=verdict,
         process=process,
         diagnosis=diagnosis,
@@ -347,6 +351,20 @@ def _decide(
     verdict = decide(measured, alpha, fail_alpha, point=point)
     held = run.waivers
     return (*budgeted, *shown), waive(verdict, held.waivers, held.expired)
+
+
+def _exhibits(
+    subject: Subject, evaluation: Evaluation
+) -> tuple[tuple[Part, ...], Flips | None, tuple[Plot, ...]]:
+    """What a report shows besides, each made of all rows."""
+    task = subject.task
+    parts = tuple(task.parts(evaluation)) if task.parts else ()
+    give_back(evaluation)
+    changed = flips(evaluation, subject.metrics, task.answers)
+    give_back(evaluation)
+    plots = tuple(task.plots(evaluation)) if task.plots else ()
+    give_back(evaluation)
+    return parts, changed, plots
 
 
 def _costs(subject: Subject, evaluation: Evaluation, alpha: float) -> tuple[Cost, ...]:

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from gate import mapped
 from gate.errors import RecordError
 from gate.values import Array, Evaluation, Ragged, Rows, Values
 
@@ -24,7 +25,8 @@ def save_arrays(path: Path, arrays: Mapping[str, Array]) -> None:
     """
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         for name in sorted(arrays):
-            header, data = _npy(np.asarray(arrays[name]))
+            array = np.asarray(arrays[name])
+            header, data = _npy(array)
             entry = zipfile.ZipInfo(name + ".npy", date_time=(1980, 1, 1, 0, 0, 0))
             entry.compress_type = zipfile.ZIP_DEFLATED
             entry.file_size = len(header) + len(data)
@@ -32,6 +34,7 @@ def save_arrays(path: Path, arrays: Mapping[str, Array]) -> None:
                 stream.write(header)
                 for start in range(0, len(data), _BLOCK):  # never a second copy of all of it
                     stream.write(data[start : start + _BLOCK])
+                    mapped.give_back(array)
 
 
 def _npy(array: Array) -> tuple[bytes, memoryview]:

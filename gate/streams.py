@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
+from gate import mapped
 from gate.errors import EvaluationError
 from gate.values import Array, Ragged, Values
 
@@ -54,8 +55,7 @@ class Stream:
         tail, dtype = self._like.shape[1:], self._like.dtype
         values = np.zeros((self._rows if 0 in tail else 0, *tail), dtype)
         if self._rows and 0 not in tail:
-            mapped = np.memmap(self._file, dtype=dtype, mode="r", shape=(self._rows, *tail))
-            values = np.asarray(mapped)
+            values = mapped.opened(self._file, dtype, (self._rows, *tail))
         if not self._sizes:
             return values[:examples]
         sizes = np.concatenate(self._sizes)[:examples]

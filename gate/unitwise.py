@@ -88,7 +88,7 @@ def _changed(pairs: Pairs, *, of_flaws: bool) -> Array:
     metric = pairs.metric
     if of_flaws:
         flawed = metric.flawed(pairs.int8)
-        return np.ones(len(pairs.int8), dtype=bool) if flawed is None else flawed
+        return np.ones(pairs.n, dtype=bool) if flawed is None else flawed
     return np.asarray(np.any(metric.seen(pairs.fp32) != metric.seen(pairs.int8), axis=1))
 
 
@@ -150,7 +150,7 @@ def _signs(pairs: Pairs, question: _Question, units: Array) -> tuple[int, int]:
     reference, now = pairs.values
     assert reference is not None
     whole = float(question.theta(reference, now))
-    apart, n = [], len(pairs.fp32)
+    apart, n = [], pairs.n
     both = Rows(joined([pairs.fp32.values, pairs.int8.values]))
     for unit in units[:_MOST]:
         mended = both.take(np.where(pairs.unit_of == unit, 0, n) + np.arange(n))

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
+from gate import mapped
 from gate.recipes import Recipe
 
 Array = NDArray[Any]
@@ -78,7 +79,9 @@ class Ragged:
         ends = np.cumsum(sizes)
         begins = np.concatenate(([0], ends[:-1])).astype(np.int64)
         places = np.repeat(self.offsets[:-1][chosen] - begins, sizes) + np.arange(sizes.sum())
-        return Ragged(self.values[places], np.concatenate(([0], ends)).astype(np.int64))
+        return Ragged(
+            mapped.take(self.values, places), np.concatenate(([0], ends)).astype(np.int64)
+        )
 
     @property
     def digests(self) -> Array:
@@ -350,8 +353,10 @@ class Rows:
         return len(self.values)
 
     def take(self, mask: Array) -> "Rows":
-        """Those of the examples where `mask`, (N,) of bool or indices, selects."""
-        return Rows(self.values[mask])
+        """Those of the examples where `mask`, (N,) of bool or indices, selects; a copy."""
+        if isinstance(self.values, Ragged):
+            return Rows(self.values[mask])
+        return Rows(mapped.take(self.values, mask))
 
     @property
     def width(self) -> int:

@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.memory import an_example
 from support.pairs import ACCURACY, ERROR_RATE, FLIPS, LOG_LOSS, METRICS, evaluation, table
 
 from gate.compare import compare_budgets, describe, describe_others
 from gate.decide import decide
 from gate.errors import EvaluationError
-from gate.metrics import ARTIFACT_METRICS
+from gate.metrics import ARTIFACT_METRICS, Metric
 from gate.policy import Budget
 from gate.statistics import clopper_pearson, exact, ratio, tango
 from gate.values import Evaluation, Rows
@@ -508,3 +509,42 @@ def test_rows_of_nothing_have_no_value():
         fp32={"label": Rows(np.empty((0, 1)))}, int8={"label": Rows(np.empty((0, 1)))},
     )  # fmt: skip
     assert outcome([budget(max_drop=0.01)], empty) == "fail"
+
+
+# ── memory ────────────────────────────────────────────────────────────────────────────────
+
+
+def wide(n):
+    """Rows of 100 numbers an example, that are the same under both models, in four slices."""
+    rng = np.random.default_rng(0)
+    rows = {"wide": Rows(np.ones((n, 100)))}
+    ids = np.array([f"{place:017d}" for place in rng.permutation(n)])
+    sites = {f"site{k}": np.resize(np.arange(2), n) for k in range(4)}
+    return Evaluation(ids, None, sites, None, rows, rows)
+
+
+WIDE = Metric(
+    name="wide",
+    observation="wide",
+    observe=lambda *_: np.zeros((0, 100)),
+    summarize=lambda rows: float(rows.flat[0, 0]),
+    higher_is_better=True,
+    per_example=lambda rows: rows.flat[:, 0] == 1,
+)
+
+
+def test_a_comparison_holds_one_sides_rows_at_a_time():
+    """Of 800 bytes an example; finite rows are told by one more a number."""
+    found = {n: wide(n) for n in (2_000, 4_000)}
+    grows = an_example(lambda n: lambda: describe(found[n], [WIDE, WIDE], {}, 0.05), 2_000, 4_000)
+    assert 800 < grows < 1_100
+
+
+def test_rows_of_slices_do_not_add_up():
+    found = {n: wide(n) for n in (2_000, 4_000)}
+    budgets = [budget(metric="wide", max_drop=0.1, each=f"site{k}") for k in range(4)]
+
+    def work(n):
+        return lambda: compare(budgets, found[n], metrics={"wide": WIDE})
+
+    assert 400 < an_example(work, 2_000, 4_000) < 1_100
