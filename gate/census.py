@@ -3,19 +3,19 @@
 `gate.identity` says how ids and hashes are made.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from gate import hashes, identity, tokens
+from gate import hashes, identity, mapped, tokens
 from gate.errors import DataError
 from gate.hashes import Known
 from gate.pictures import PicturesError
 from gate.preprocess import Prepare
 from gate.sources import Preprocess
-from gate.table import Table, take
+from gate.table import Table, plain, take
 from gate.values import Array, Classed, Column, Ragged, Values, finite
 
 _SHOWN = 5
@@ -25,7 +25,7 @@ _SURROGATES = (0xD800, 0xDFFF)
 
 @dataclass(frozen=True, slots=True)
 class Examples:
-    """Rows of a table, identified; as in `Split`."""
+    """Rows of a table, identified; as in `Split`. Where they are many, they lie on disk."""
 
     rows: Array
     """Of the table, without those that are missing."""
@@ -114,25 +114,27 @@ def identify(
     known = known or Known(len(table))
     explicit = None if table.id is None else _explicit_ids(table.where, table.id, rows)
     _hash_inputs(table, rows, explicit, prepare, known)
-    labels = identity.heads(known.stored[rows]) if explicit is None else explicit
     absent = _missing(rows, known) if prepare else {}
+    labels = _labels(known, rows, explicit)
     _refuse_missing(table.where, absent, labels, may_miss, len(rows))
-    kept = np.setdiff1d(np.arange(len(rows)), [*absent])
-    missing = tuple(str(labels[place]) for place in sorted(absent))
-    rows, labels = rows[kept], labels[kept]
-    stored = known.stored[rows]
+    missing = tuple(labels(place) for place in sorted(absent))
+    if absent:
+        rows = np.delete(rows, [*absent])
+        explicit = None if explicit is None else mapped.laid(np.delete(explicit, [*absent]))
+        labels = _labels(known, rows, explicit)
     values = {
         name: _checked(table.where, name, column, rows, labels)
         for name, column in table.others.items()
     }
-    ties = [v.digests if isinstance(v, Ragged) else v for v in values.values()]
-    ids = identity.distinct(labels, ties) if explicit is None else labels
+    stored = known.stored if len(rows) == known.count else known.stored[rows]
+    ids = identity.derived(stored, [*values.values()]) if explicit is None else explicit
     targets = values.pop("target", None)
     flat = {name: column for name, column in values.items() if not isinstance(column, Ragged)}
+    entering = known.prepared if prepare else known.stored
     return Examples(
-        rows=rows,
+        rows=mapped.laid(rows),
         ids=ids,
-        content=(known.prepared if prepare else known.stored)[rows, :16],
+        content=mapped.laid_out(entering[rows[part], :16] for part in mapped.windows(rows)),
         targets=targets,
         unit=flat.pop("unit", None),
         slices=flat,
@@ -142,12 +144,27 @@ def identify(
     )
 
 
+def _labels(known: Known, rows: Array, explicit: Array | None) -> Callable[[int], str]:
+    """What to call the example at a place in `rows`, in a message."""
+
+    def label(place: int) -> str:
+        if explicit is not None:
+            return str(explicit[place])
+        return str(identity.heads(known.stored[rows[place : place + 1]])[0])
+
+    return label
+
+
 def _refuse_missing(
-    where: str, missing: Mapping[int, str], labels: Array, may_miss: int, count: int
+    where: str,
+    missing: Mapping[int, str],
+    labels: Callable[[int], str],
+    may_miss: int,
+    count: int,
 ) -> None:
     if len(missing) <= may_miss and len(missing) < count:
         return
-    shown = [f"{str(labels[place])!r} ({why})" for place, why in sorted(missing.items())]
+    shown = [f"{labels(place)!r} ({why})" for place, why in sorted(missing.items())]
     raise DataError(
         f"{where}: {len(missing)} of {count} images do not decode, and `may_miss` allows "
         f"{may_miss}: {'; '.join(shown[:_SHOWN])}{'; …' if len(shown) > _SHOWN else ''}. Restore "
@@ -155,20 +172,29 @@ def _refuse_missing(
     )
 
 
-def _checked(where: str, name: str, column: Column, rows: Array, labels: Array) -> Values:
-    values = take(column, rows)
+def _checked(
+    where: str, name: str, column: Column, rows: Array, labels: Callable[[int], str]
+) -> Values:
+    values = _laid(column, rows)
     _refuse_bad(where, name, values, rows, labels)
     return values
 
 
+def _laid(column: Column, rows: Array) -> Values:
+    """As `take`, but on disk where they are many."""
+    if isinstance(column, Ragged) or column.dtype.hasobject:
+        return take(column, rows)
+    blocks = (plain(column, rows[part]) for part in mapped.windows(rows, like=column))
+    return mapped.laid_out(blocks)
+
+
 def _explicit_ids(where: str, column: Column, rows: Array) -> Array:
-    raw = take(column, rows)
+    raw = _laid(column, rows)
     if isinstance(raw, Ragged) or raw.dtype.kind not in "iuU":
         raise DataError(f"{where}: column 'id' is {raw.dtype}; ids are text or integers")
     _refuse_bad(where, "id", raw, rows, labels=None)
-    ids = raw.astype(str)
-    values, counts = np.unique(ids, return_counts=True)
-    repeated = values[counts > 1]
+    ids = raw if raw.dtype.kind == "U" else mapped.laid(raw.astype(str))
+    repeated = np.unique(ids[identity.repeated(ids)])
     if repeated.size:
         raise DataError(
             f"{where}: {repeated.size} ids occur more than once: {listed(repeated)}; every "
@@ -198,7 +224,7 @@ def _hash_inputs(
         fresh, stored = rows[places[part]], identity.hash_rows(blocks)
         labels = identity.heads(stored) if ids is None else ids[places[part]]
         for name, block in blocks.items():
-            _refuse_bad(table.where, name, block, fresh, labels)
+            _refuse_bad(table.where, name, block, fresh, _labels(known, fresh, labels))
         known.stored[fresh] = stored
         if prepare:
             known.prepared[fresh], faults = _entering(table.where, blocks, labels, prepare)
@@ -232,25 +258,35 @@ def _entering(
     return found, faults
 
 
-def _refuse_bad(where: str, name: str, block: Values, rows: Array, labels: Array | None) -> None:
+def _refuse_bad(
+    where: str, name: str, block: Values, rows: Array, labels: Callable[[int], str] | None
+) -> None:
     """NaN, infinities, and text that is not Unicode never enter a verdict."""
-    if block.dtype.kind == "f":
-        good = finite(block)
-    elif isinstance(block, Ragged):
-        return
-    elif block.dtype.kind == "U":
-        codes = block.reshape(-1).view(np.uint32)
-        good = (codes <= _LAST_CODE) & ((codes < _SURROGATES[0]) | (codes > _SURROGATES[1]))
+    if isinstance(block, Ragged):
+        bad = _unsound(block)
     else:
-        return
-    bad = np.flatnonzero(~good.reshape(len(block), -1).all(axis=1))
-    if bad.size:
-        example = "" if labels is None else f" of example {str(labels[bad[0]])!r}"
+        parts = mapped.windows(block)
+        bad = [part.start + place for part in parts for place in _unsound(block[part])]
+    if bad:
+        example = "" if labels is None else f" of example {labels(bad[0])!r}"
         what = "NaN or infinite" if block.dtype.kind == "f" else "not Unicode text"
         raise DataError(
             f"{where}: column {name!r}{example} (row {int(rows[bad[0]])}, counting from 0) is "
             f"{what}; correct the value, or leave the example out"
         )
+
+
+def _unsound(block: Values) -> list[int]:
+    """Places of what is NaN or infinite, or not Unicode."""
+    if block.dtype.kind == "f":
+        good = finite(block)
+    elif isinstance(block, Ragged) or block.dtype.kind != "U":
+        return []
+    else:
+        codes = block.reshape(-1).view(np.uint32)
+        good = (codes <= _LAST_CODE) & ((codes < _SURROGATES[0]) | (codes > _SURROGATES[1]))
+    places: list[int] = np.flatnonzero(~good.reshape(len(block), -1).all(axis=1)).tolist()
+    return places
 
 
 def population(table: Table, examples: Examples, known: Known | None = None) -> str:

@@ -4,9 +4,10 @@ from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 
+from gate import mapped
 from gate.exhibits import Answers, Flipped, Flips
 from gate.metrics import Metric
-from gate.values import Array, Evaluation, Rows
+from gate.values import Array, Evaluation, Rows, taken
 
 MOST = 200
 """Examples of each kind that are listed."""
@@ -56,7 +57,7 @@ def _crossed(evaluation: Evaluation, metric: Metric | None) -> tuple[Array, Arra
     if metric is None or metric.per_example is None:
         return none, none
     old, new = (
-        metric.per_example(side[metric.observation]) == metric.higher_is_better
+        metric.counted(side[metric.observation]) == metric.higher_is_better
         for side in (evaluation.fp32, evaluation.int8)
     )
     return old & ~new, ~old & new
@@ -65,14 +66,14 @@ def _crossed(evaluation: Evaluation, metric: Metric | None) -> tuple[Array, Arra
 def _flipped(evaluation: Evaluation, metric: Metric | None) -> Array:
     if metric is None or metric.per_example is None:
         return np.zeros(len(evaluation.ids), dtype=bool)
-    found = metric.per_example(evaluation.int8[metric.observation])
-    return np.asarray(found, dtype=bool)
+    return np.asarray(metric.counted(evaluation.int8[metric.observation]), dtype=bool)
 
 
 def _first(ids: Array, mask: Array) -> Array:
     """Those of the examples that are listed, in the order of their ids."""
     chosen = np.flatnonzero(mask)
-    return np.asarray(chosen[np.argsort(ids[chosen], kind="stable")][:MOST])
+    order = np.argsort(mapped.take(ids, chosen), kind="stable")
+    return np.asarray(chosen[order][:MOST])
 
 
 def _only(evaluation: Evaluation, index: Array) -> Evaluation:
@@ -83,9 +84,9 @@ def _only(evaluation: Evaluation, index: Array) -> Evaluation:
 
     targets = evaluation.targets
     return Evaluation(
-        ids=evaluation.ids[index],
-        targets=None if targets is None else targets[index],
-        slices={name: values[index] for name, values in evaluation.slices.items()},
+        ids=mapped.take(evaluation.ids, index),
+        targets=None if targets is None else taken(targets, index),
+        slices={name: mapped.take(values, index) for name, values in evaluation.slices.items()},
         unit=None,
         fp32=part(evaluation.fp32),
         int8=part(evaluation.int8),

@@ -12,7 +12,7 @@ from types import MappingProxyType
 
 import numpy as np
 
-from gate import mapped
+from gate import identity
 from gate.judgeable import demand_judgeable, is_clustered
 from gate.methods import judged, shown, timed
 from gate.metrics import ArtifactMetric, Metric
@@ -205,8 +205,7 @@ class _Evidence:
         self.evaluation = evaluation
         self.artifacts = artifacts
         # by id, so that no digit of a float sum depends on the order of the file
-        self._order = np.argsort(evaluation.ids, kind="stable")
-        mapped.give_back(evaluation.ids)
+        self._order = identity.by_name(evaluation.ids)
         self._clustered = is_clustered(evaluation.unit)
         self._samples: dict[tuple[str | None, str], tuple[Sample, ...]] = {}
         self._places: dict[str | None, Array] = {None: self._order}

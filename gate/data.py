@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from gate import artifact, census, formats, hashes, identity, remote
+from gate import artifact, census, formats, hashes, identity, mapped, remote
 from gate.errors import DataError, OverlapError, UsageError
 from gate.pictures import Files, Names
 from gate.policy import Policy
@@ -238,7 +238,25 @@ def has_target(name: str, source: DataSource, base: Path) -> bool:
 def shuffled(split: Split, seed: int) -> Split:
     """The same examples in an order drawn from what they are, so that any head is a sample."""
     order = np.argsort(identity.lots({"id": split.ids}, seed, "visit"), kind="stable")
-    return split.take(order)
+    return laid(split.take(order))
+
+
+def laid(split: Split) -> Split:
+    """The same, of which only what is used is in memory.
+
+    Raises:
+        DataError: the disk is full.
+    """
+    targets, unit = split.targets, split.unit
+    return replace(
+        split,
+        ids=mapped.laid(split.ids),
+        content=mapped.laid(split.content),
+        targets=mapped.laid(targets) if isinstance(targets, np.ndarray) else targets,
+        slices={name: mapped.laid(values) for name, values in split.slices.items()},
+        unit=None if unit is None else mapped.laid(unit),
+        order=mapped.laid(split.order),
+    )
 
 
 def prove_disjoint(splits: Sequence[Split]) -> None:
@@ -248,7 +266,7 @@ def prove_disjoint(splits: Sequence[Split]) -> None:
         OverlapError: two do; names them, how many examples, and the first of them.
     """
     for first, second in combinations(splits, 2):
-        by_content = np.isin(identity.keys(second.content), identity.keys(first.content))
+        by_content = identity.shared(first.content, second.content)
         by_id = np.zeros(len(second), dtype=bool)
         named = first.explicit_ids and second.explicit_ids
         if named and not (first.named_by_files or second.named_by_files):
@@ -265,7 +283,7 @@ def prove_disjoint(splits: Sequence[Split]) -> None:
 
 def duplicates(split: Split) -> int:
     """How many examples have the same inputs as an earlier one."""
-    return len(split) - len(np.unique(identity.keys(split.content)))
+    return len(split) - identity.count_distinct(identity.keys(split.content))
 
 
 def info(split: Split) -> SplitInfo:

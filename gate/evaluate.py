@@ -124,6 +124,7 @@ def evaluate(
         for part, scored in finished:
             why, done = _looked(part, scored, batch_size, stop)
             collected.take(part, scored, done - part.start)
+            give_back(split)
             progress(done - part.start)
             if why or done < part.stop or (stop and collected.broken):
                 break
@@ -268,12 +269,15 @@ def _sampled(n: int, seed: int) -> Array:
     return chosen
 
 
-def give_back(evaluation: Evaluation) -> None:
-    """Let go of what was read of rows that lie on disk; they are read again when they are used."""
-    for side in (evaluation.fp32, evaluation.int8, evaluation.own):
-        for rows in side.values():
-            found = rows.values
-            mapped.give_back(found.values if isinstance(found, Ragged) else found)
+def give_back(found: Split | Evaluation) -> None:
+    """Let go of what was read of it off the disk; it is read again when it is used."""
+    held = [found.ids, found.content, found.unit, found.targets, *found.slices.values()]
+    if isinstance(found, Split):
+        held.append(found.order)
+    else:
+        sides = (found.fp32, found.int8, found.own)
+        held += [rows.values for side in sides for rows in side.values()]
+    mapped.give_back(*(one.values if isinstance(one, Ragged) else one for one in held))
 
 
 def observe_alone(
@@ -318,7 +322,8 @@ def grouped(split: Split, task: BoundTask) -> Split:
             f"{split.name} ({split.source}) has a column {both[0]!r}, and so are called the groups "
             "that `build.classes` make: rename the column, or leave it out"
         )
-    return replace(split, slices={**made, **split.slices})
+    laid = {name: mapped.laid(values) for name, values in made.items()}
+    return replace(split, slices={**laid, **split.slices})
 
 
 def without_rows(split: Split) -> Evaluation:

@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from gate import formats, identity, preprocess, tokens
+from gate import formats, identity, mapped, preprocess, tokens
 from gate.errors import DataError
 from gate.pictures import Files
 from gate.sealed import Sealed
@@ -87,7 +87,9 @@ class Known:
             parts = (value.values, value.offsets) if isinstance(value, Ragged) else (value,)
             for part in parts:
                 state.update(f"{None if part is None else (part.dtype.str, part.shape)}".encode())
-                state.update(b"" if part is None else np.ascontiguousarray(part).tobytes())
+                if part is not None:
+                    for place in mapped.windows(part):
+                        state.update(part[place].tobytes())
         told = state.hexdigest()
         found = self.remembered.get(told) or make(*values)
         self.digests[told] = found
@@ -348,7 +350,7 @@ def _packed(stamps: _Stamps, known: Known, state: Array, *, prepared: bool) -> b
     told = json.dumps({**sizes, **more})
     arrays = [stamps.tags, stamps.changed.astype("<i8"), state, known.stored]
     arrays += [known.prepared] if prepared else []
-    return b"".join([told.encode(), b"\n", *(array.tobytes() for array in arrays)])
+    return b"".join([told.encode(), b"\n", *(np.ascontiguousarray(a).data for a in arrays)])
 
 
 def _unpacked(payload: bytes) -> tuple[_Stamps, Known] | None:

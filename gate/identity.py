@@ -19,8 +19,13 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
+from gate import mapped
 from gate.values import Array, Ragged, Values
 
+_HASH, _HEAD = 32, 8
+_AT_ONCE = 8192
+"""Rows."""
+_LAST_BYTE = 0xFF
 _KINDS = {"U": "text", "O": "bytes"}
 
 
@@ -29,13 +34,14 @@ def hash_rows(columns: Mapping[str, Values]) -> Array:
     named = sorted(columns.items())
     meaning = [[name, _kind(column), column.shape[1:]] for name, column in named]
     start = hashlib.sha256(json.dumps(meaning).encode())
-    hashes = bytearray()
-    for cells in zip(*(_row_bytes(column) for _, column in named), strict=True):
+    hashes = bytearray(_HASH * len(named[0][1]))
+    rows = zip(*(_row_bytes(column) for _, column in named), strict=True)
+    for place, cells in enumerate(rows):
         state = start.copy()
         for cell in cells:
             state.update(cell)
-        hashes += state.digest()
-    return np.frombuffer(bytes(hashes), dtype=np.uint8).reshape(-1, 32)
+        hashes[place * _HASH : (place + 1) * _HASH] = state.digest()
+    return np.frombuffer(hashes, dtype=np.uint8).reshape(-1, _HASH)
 
 
 def lots(columns: Mapping[str, Values], seed: int, purpose: str) -> Array:
@@ -47,13 +53,49 @@ def lots(columns: Mapping[str, Values], seed: int, purpose: str) -> Array:
 def digest(ids: Array, hashes: Array, targets: Values | None) -> str:
     """Hex digest of a split: ids (N,), inputs' hashes (N, 32), targets (N, …) where it has any."""
     columns = {"id": ids, "inputs": hashes} | ({} if targets is None else {"target": targets})
-    return hashlib.sha256(np.sort(keys(hash_rows(columns))).tobytes()).hexdigest()
+    return _digest(columns)
 
 
 def population(hashes: Array, targets: Values | None) -> str:
     """Hex digest of examples whatever they are called: their inputs (N, 32) and targets alone."""
     columns = {"inputs": hashes} | ({} if targets is None else {"target": targets})
-    return hashlib.sha256(np.sort(keys(hash_rows(columns))).tobytes()).hexdigest()
+    return _digest(columns)
+
+
+def _digest(columns: Mapping[str, Values]) -> str:
+    hashes = hash_rows(columns)
+    keys(hashes).sort()  # in place: a copy would be as much again
+    return hashlib.sha256(hashes.data).hexdigest()
+
+
+def shared(first: Array, second: Array) -> Array:
+    """(M,) of bool: which of `second` (M, k) are among `first` (N, k), of k bytes each."""
+    one, other = keys(first), keys(second)
+    if len(one) <= len(other):
+        found = np.zeros(len(other), dtype=bool)
+        ordered = np.sort(one)
+        for part in mapped.windows(other):
+            found[part] = _places(ordered, other[part])[1]
+        return found
+    ordered, inverse = np.unique(other, return_inverse=True)
+    among = np.zeros(len(ordered), dtype=bool)
+    for part in mapped.windows(one):
+        places, hit = _places(ordered, one[part])
+        among[places[hit]] = True
+    return among[inverse]
+
+
+def _places(ordered: Array, asked: Array) -> tuple[Array, Array]:
+    """Where each of `asked` would stand in `ordered`, not empty, and whether it does."""
+    places = np.searchsorted(ordered, asked).clip(max=len(ordered) - 1)
+    return places, ordered[places] == asked
+
+
+def count_distinct(labels: Array) -> int:
+    """How many different ones there are among `labels` (N,)."""
+    ordered = np.sort(labels)
+    mapped.give_back(labels)
+    return min(len(labels), 1) + int(np.count_nonzero(ordered[1:] != ordered[:-1]))
 
 
 def keys(hashes: Array) -> Array:
@@ -66,24 +108,76 @@ def keys(hashes: Array) -> Array:
 
 def heads(hashes: Array) -> Array:
     """(N,) of `x` and the first 16 hex digits of (N, 32) hashes."""
-    digits = np.frombuffer(hashes[:, :8].tobytes().hex().encode(), dtype="S16")
+    digits = np.frombuffer(hashes[:, :_HEAD].tobytes().hex().encode(), dtype="S16")
     return np.char.add("x", digits.astype(str))
 
 
-def distinct(labels: Array, ties: Sequence[Array]) -> Array:
-    """`labels` (N,) with `-2`, `-3`, … where they repeat, in the order of `ties`' values.
+def derived(hashes: Array, columns: Sequence[Values]) -> Array:
+    """(N,) ids of examples that bring none, by (N, 32) hashes of their inputs, N at least 1.
 
-    `ties` (N, …) hold no NaN; examples that agree in all of them are interchangeable.
+    Those with the same inputs are numbered in the order of their values in `columns` (N, …), which
+    hold no NaN; where they agree in all of them, they are interchangeable.
     """
-    _, inverse, counts = np.unique(labels, return_inverse=True, return_counts=True)
-    repeated = np.flatnonzero(counts[inverse] > 1)
-    ids = labels.astype("U32") if repeated.size else labels
+    again = np.flatnonzero(repeated(keys(hashes[:, :_HEAD])))
+    if not again.size:
+        return mapped.laid_out(heads(hashes[part]) for part in mapped.windows(hashes))
+    numbered = _numbered(heads(hashes[again]), [_tie(column[again]) for column in columns])
+
+    def block(part: slice) -> Array:
+        ids = heads(hashes[part]).astype(numbered.dtype)
+        here = slice(*np.searchsorted(again, [part.start, part.stop]))
+        ids[again[here] - part.start] = numbered[here]
+        return ids
+
+    return mapped.laid_out(map(block, mapped.windows(hashes)))
+
+
+def _tie(column: Values) -> Array:
+    return column.digests if isinstance(column, Ragged) else column
+
+
+def _numbered(labels: Array, ties: Sequence[Array]) -> Array:
+    """`labels` (n,) with `-2`, `-3`, … behind all but the first of each."""
     seen: Counter[str] = Counter()
-    for row in sorted(repeated.tolist(), key=lambda row: [column[row].tolist() for column in ties]):
+    ids = labels.astype("U32")
+    rows = range(len(labels))
+    for row in sorted(rows, key=lambda row: [column[row].tolist() for column in ties]):
         head = str(labels[row])
         seen[head] += 1
         ids[row] = head if seen[head] == 1 else f"{head}-{seen[head]}"
     return ids
+
+
+def by_name(labels: Array) -> Array:
+    """(N,) of int64: a stable order of texts (N,), by code points; and of anything else.
+
+    Of Latin letters a byte each is sorted, and not the four that numpy has of them.
+    """
+    if labels.dtype.kind == "U" and labels.dtype.isnative and labels.size:
+        narrow = np.empty((len(labels), labels.dtype.itemsize // 4), dtype=np.uint8)
+        for part in mapped.windows(labels):
+            codes = np.ascontiguousarray(labels[part]).view(np.uint32).reshape(-1, narrow.shape[1])
+            if codes.max() > _LAST_BYTE:
+                break
+            narrow[part] = codes
+        else:
+            labels = keys(narrow)
+    order = np.argsort(labels, kind="stable")
+    mapped.give_back(labels)
+    return order
+
+
+def repeated(labels: Array) -> Array:
+    """(N,) of bool: labels (N,) that occur more than once."""
+    order = by_name(labels)
+    found = np.zeros(len(labels), dtype=bool)
+    for start in range(1, len(order), _AT_ONCE):
+        here = order[start : start + _AT_ONCE]
+        before = order[start - 1 : start - 1 + len(here)]
+        same = labels[here] == labels[before]
+        found[here[same]] = found[before[same]] = True
+        mapped.give_back(labels)
+    return found
 
 
 def _kind(column: Values) -> str:
@@ -94,10 +188,15 @@ def _kind(column: Values) -> str:
 
 
 def _row_bytes(block: Values) -> Iterator[bytes | memoryview]:
-    """Each row's canonical bytes."""
+    """Each row's canonical bytes; what they take beside the rows does not grow with these."""
     if isinstance(block, Ragged):
         yield from _row_entries(block)
         return
+    for part in mapped.windows(block):
+        yield from _cells(block[part])
+
+
+def _cells(block: Array) -> Iterator[bytes | memoryview]:
     if block.dtype.kind == "O":
         yield from (len(cell).to_bytes(8, "little") + cell for cell in block)
         return

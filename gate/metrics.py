@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from gate import mapped
 from gate.values import Array, Ragged, Rows, Values
 
 
@@ -69,6 +70,9 @@ class Metric:
     flaws: Callable[[Rows], Array] | None = None
     """Rows to (N,) of bool: the examples that keep the value from being as good as can be (1
     where it is better high, 0 where low). By default a proportion's, and unknown for others."""
+    by_column: Callable[[Callable[[int], Array]], float] | None = None
+    """The same as `summarize` for rows that are wide, finite, and read a column at a time: given
+    what makes of i the column (N,), the examples in any order."""
     sees: Callable[[Rows], Array] | None = None
     """Rows to (N, k): what of them the value depends on; by default all of it."""
 
@@ -77,6 +81,14 @@ class Metric:
         if self.sway is not None:
             return self.sway(rows)
         return np.full(len(rows), np.inf if self.per_example is None else 1.0)
+
+    def counted(self, rows: Rows) -> Array:
+        """(N,) as `per_example`, which there has to be; of rows on disk a window at a time."""
+        count = self.per_example
+        assert count is not None
+        if isinstance(rows.values, Ragged):
+            return count(rows)
+        return mapped.each(lambda part: count(Rows(part)), rows.values)
 
     def flawed(self, rows: Rows) -> Array | None:
         """(N,) as `flaws`, None where unknown."""

@@ -107,8 +107,8 @@ class Pairs:
     def values(self) -> tuple[float | None, float | None]:
         """(FP32, INT8) on all examples; None where there is none."""
         # NaN on any example disqualifies the model, also on the slices that it spares
-        int8 = self._value(self.int8) if self.problem is None else None
-        return self._value(self.fp32), int8
+        fp32, int8 = self.sides
+        return self._value(fp32), self._value(int8) if self.problem is None else None
 
     @cached_property
     def table(self) -> Counts:
@@ -159,9 +159,19 @@ class Pairs:
             return fields | {"counts": table, "degradation": (table.lost - table.gained) / table.n}
         return fields | {"degradation": float(self.metric.worse(reference, int8))}
 
-    def _value(self, rows: Rows) -> float | None:
-        value = self._number(rows)
+    def _value(self, side: Rows) -> float | None:
+        wide = self.metric.by_column is not None
+        value = self._by_column(side) if wide else self._number(side.take(self.index))
         return value if math.isfinite(value) else None
+
+    def _by_column(self, side: Rows) -> float:
+        """As `_number` of these examples' rows, of which one column at a time is in memory."""
+        assert self.metric.by_column is not None
+        values, places = side.flat, np.sort(self.index)
+        parts = mapped.scattered(values, places)
+        if self.n == 0 or not all(np.isfinite(rows).all() for _, rows in parts):
+            return math.nan
+        return self.metric.by_column(lambda column: mapped.take(values[:, column], places))
 
     def _number(self, rows: Rows) -> float:
         if len(rows) == 0 or not finite(rows.values).all():

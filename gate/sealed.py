@@ -39,10 +39,10 @@ class Sealed:
         digest = digest_of(key)
         file = self._file(digest)
         try:
-            whole = file.read_bytes()
+            with file.open("rb") as stream:
+                seal, payload = stream.read(_SEAL), stream.read()
         except OSError:
             return None
-        seal, payload = whole[:_SEAL], whole[_SEAL:]
         if not hmac.compare_digest(seal, _seal(digest, payload)):
             return None
         with suppress(OSError):
@@ -56,7 +56,8 @@ class Sealed:
         part = file.with_suffix(f".{uuid4().hex}.part")
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            part.write_bytes(_seal(digest, payload) + payload)
+            with part.open("wb") as stream:
+                stream.writelines([_seal(digest, payload), payload])
             part.replace(file)
         except OSError:
             return False
@@ -103,7 +104,9 @@ def digest_of(key: Mapping[str, Any]) -> str:
 
 def _seal(digest: str, payload: bytes) -> bytes:
     """Tells that a file is whole, what it was written for, and that its writer knew the secret."""
-    return hmac.digest(_secret(), digest.encode() + payload, "sha256")
+    state = hmac.new(_secret(), digest.encode(), "sha256")
+    state.update(payload)
+    return state.digest()
 
 
 @cache

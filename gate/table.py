@@ -49,7 +49,7 @@ class Table:
         step = max(1, min(_BLOCK_ROWS, _BLOCK_BYTES // max(1, size)))
         for start in range(0, len(rows), step):
             part = slice(start, start + step)
-            yield part, {name: _array(column, rows[part]) for name, column in self.inputs.items()}
+            yield part, {name: plain(column, rows[part]) for name, column in self.inputs.items()}
 
 
 def _row_bytes(column: Column) -> int:
@@ -199,7 +199,8 @@ def take(column: Column, rows: Array) -> Values:
     return values if isinstance(values, Ragged) else np.ascontiguousarray(values)
 
 
-def _array(column: Column, rows: Array) -> Array:
+def plain(column: Column, rows: Array) -> Array:
+    """The rows of a column that has no entries of any length, as one array."""
     values = take(column, rows)
     assert not isinstance(values, Ragged)  # `by_role` lets none be an input
     return values

@@ -120,6 +120,11 @@ def joined(parts: Sequence[Values]) -> Values:
     return Ragged(np.concatenate([part.values for part in ragged]), offsets)
 
 
+def taken(values: Values, index: Array) -> Values:
+    """The entries at places, or of a mask; of what lies on disk little more is in memory."""
+    return values[index] if isinstance(values, Ragged) else mapped.take(values, index)
+
+
 def finite(values: Values) -> Array:
     """(N,) of bool: entries that hold neither NaN nor Inf."""
     if not isinstance(values, Ragged):
@@ -354,9 +359,7 @@ class Rows:
 
     def take(self, mask: Array) -> "Rows":
         """Those of the examples where `mask`, (N,) of bool or indices, selects; a copy."""
-        if isinstance(self.values, Ragged):
-            return Rows(self.values[mask])
-        return Rows(mapped.take(self.values, mask))
+        return Rows(taken(self.values, mask))
 
     @property
     def width(self) -> int:

@@ -1,5 +1,7 @@
 """Which answers changed, how sure models are, and the line so far: for a report's reader."""
 
+from collections.abc import Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ from support.pairs import ACCURACY, FLIPS, LOG_LOSS, evaluation
 from support.project import WIDE_RANGE, Project
 
 import gate
+from gate import mapped
 from gate.changed import MOST, flips
 from gate.rows import load_rows
 from gate.since import line
@@ -107,3 +110,18 @@ def test_the_line_is_the_judged_runs_oldest_first() -> None:
 def test_numbers_that_are_none_are_left_out() -> None:
     (point,) = line([past(1, metrics={"accuracy.max_drop/int8": float("inf")}, limits={})])
     assert (point.int8, point.limit, point.drift) == (None, None, None)
+
+
+def test_examples_on_disk_are_told_as_those_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    found = evaluation(rng.integers(0, 2, 500), rng.integers(0, 2, 500))
+    told = flips(found, METRICS, None)
+    monkeypatch.setattr(mapped, "WINDOW", 64)
+
+    def laid(side: Mapping[str, Rows]) -> dict[str, Rows]:
+        return {name: Rows(mapped.laid(rows.flat)) for name, rows in side.items()}
+
+    on_disk = replace(
+        found, ids=mapped.laid(found.ids), fp32=laid(found.fp32), int8=laid(found.int8)
+    )
+    assert flips(on_disk, METRICS, None) == told

@@ -1,6 +1,7 @@
 """Rows to comparisons: tables, slices, methods, and everything that has no value."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from hypothesis import strategies as st
 from support.memory import an_example
 from support.pairs import ACCURACY, ERROR_RATE, FLIPS, LOG_LOSS, METRICS, evaluation, table
 
+from gate import mapped
 from gate.compare import compare_budgets, describe, describe_others
 from gate.decide import decide
 from gate.errors import EvaluationError
@@ -538,6 +540,29 @@ def test_a_comparison_holds_one_sides_rows_at_a_time():
     found = {n: wide(n) for n in (2_000, 4_000)}
     grows = an_example(lambda n: lambda: describe(found[n], [WIDE, WIDE], {}, 0.05), 2_000, 4_000)
     assert 800 < grows < 1_100
+
+
+def test_of_wide_rows_a_column_is_in_memory():
+    """Of 100, and 16 bytes of places; a comparison without it holds all."""
+    by_column = replace(WIDE, by_column=lambda column: float(column(7)[0]), per_example=None)
+    found = {n: wide(n) for n in (2_000, 4_000)}
+
+    def work(n):
+        return lambda: describe(found[n], [by_column], {}, 0.05)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(mapped, "WINDOW", 1 << 12)
+        assert an_example(work, 2_000, 4_000) < 80
+
+
+@pytest.mark.parametrize("broken", [math.nan, math.inf])
+def test_wide_rows_that_are_not_finite_have_no_value(broken):
+    found = wide(10)
+    found.int8["wide"] = Rows(np.full((10, 100), 1.0))
+    found.int8["wide"].flat[3, 99] = broken
+    by_column = replace(WIDE, by_column=lambda column: float(column(7)[0]), per_example=None)
+    (one,) = describe(replace(found, fp32=wide(10).fp32), [by_column], {}, 0.05)
+    assert (one.reference, one.int8, one.method) == (1.0, None, "undefined")
 
 
 def test_rows_of_slices_do_not_add_up():

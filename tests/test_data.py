@@ -9,9 +9,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from support.memory import an_example
 from support.pictures import encoded, pixels
 
-from gate import census, data, table
+from gate import census, data, identity, mapped, table
 from gate.errors import DataError, OverlapError, UsageError
 from gate.sources import DataSource, Preprocess
 from gate.values import Ragged, TensorSpec
@@ -893,3 +894,67 @@ def test_a_class_is_not_called_as_another_in_the_policy(tmp_path, classes, said)
         with pytest.raises(DataError, match=said):
             opened(needs_target=True)
     assert len(opened(needs_target=said is None)) == 1
+
+
+# ── many examples ─────────────────────────────────────────────────────────────────────────
+
+
+def many(n, **others):
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(n, 3)).astype(np.float32)
+    x[1] = x[0]
+    return {"x": x, "target": rng.integers(0, 10, n), **others}
+
+
+@pytest.mark.parametrize("named", [False, True])
+@pytest.mark.parametrize("limit", [None, 300])
+def test_a_split_does_not_depend_on_windows(opened, monkeypatch, named, limit):
+    more = {"id": np.array([f"{i:05d}" for i in range(500)])} if named else {}
+    arrays = many(500, site=np.resize(np.array(list("ab")), 500), **more)
+    whole = opened(arrays, limit=limit)
+    monkeypatch.setattr(mapped, "WINDOW", 64)
+    found = opened(None, limit=limit)
+    assert (found.sha256, found.population) == (whole.sha256, whole.population)
+    shuffled = data.shuffled(found, 1), data.shuffled(whole, 1)
+    for one, other in ((found, whole), shuffled):
+        for name in ("ids", "content", "targets", "order"):
+            mine, theirs = getattr(one, name), getattr(other, name)
+            assert mine.dtype == theirs.dtype
+            np.testing.assert_array_equal(mine, theirs)
+        np.testing.assert_array_equal(one.slices["site"], other.slices["site"])
+
+
+@pytest.mark.parametrize("named", [False, True])
+def test_a_split_holds_nothing_of_its_examples(opened, monkeypatch, named):
+    """What identifying takes: 64 bytes of hashes, 32 of which nothing may be written to, and 32
+    of hashes that are sorted, 25 to find ids that repeat."""
+    monkeypatch.setattr(mapped, "WINDOW", 1 << 12)
+    monkeypatch.setattr(table, "_BLOCK_BYTES", 1 << 12)
+    monkeypatch.setattr(identity, "_AT_ONCE", 100)
+    few, more = 4_000, 12_000
+    for n in (few, more):
+        ids = {"id": np.array([f"{i:017d}" for i in range(n)])} if named else {}
+        opened(many(n, **ids), name=f"n{n}")
+    held = {}
+
+    def work(n):
+        return lambda: held.update({n: opened(None, name=f"n{n}")})
+
+    assert an_example(work, few, more) < 130
+    tracemalloc.start()
+    try:
+        work(more)()
+        assert tracemalloc.get_traced_memory()[0] < 4 * more
+    finally:
+        tracemalloc.stop()
+
+
+def test_telling_two_splits_apart_takes_no_copy_of_the_larger_one(opened, monkeypatch):
+    monkeypatch.setattr(mapped, "WINDOW", 1 << 12)
+    small = opened(columns(), name="calibration")
+    large = {n: opened(many(n), name=f"n{n}") for n in (4_000, 12_000)}
+
+    def work(n):
+        return lambda: (data.prove_disjoint([large[n], small]), data.duplicates(large[n]))
+
+    assert an_example(work, 4_000, 12_000) < 20

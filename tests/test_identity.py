@@ -1,11 +1,12 @@
 import hashlib
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from gate import identity
+from gate import identity, mapped
 from gate.values import Ragged
 
 CELLS = hnp.arrays(np.uint8, st.tuples(st.integers(1, 30), st.just(3)), elements=st.integers(0, 2))
@@ -61,7 +62,7 @@ def test_ids_and_digest_do_not_depend_on_order(x, data):
 
     def identified(rows):
         hashes = identity.hash_rows({"x": x[rows]})
-        ids = identity.distinct(identity.heads(hashes), [target[rows]])
+        ids = identity.derived(hashes, [target[rows]])
         pairs = zip(ids.tolist(), target[rows].tolist(), strict=True)
         return sorted(pairs), identity.digest(ids, hashes, target[rows])
 
@@ -73,7 +74,7 @@ def test_ids_and_digest_do_not_depend_on_order(x, data):
 def test_heads_and_their_suffixes():
     hashes = np.zeros((4, 32), np.uint8)
     hashes[3, 7] = 255
-    ids = identity.distinct(identity.heads(hashes), [np.array([2, 0, 1, 0])])
+    ids = identity.derived(hashes, [np.array([2, 0, 1, 0])])
     zeros = "x" + "0" * 16
     assert ids.tolist() == [f"{zeros}-3", zeros, f"{zeros}-2", zeros[:-2] + "ff"]
 
@@ -103,3 +104,69 @@ def test_entries_of_rows_count_whatever_stands_around_them():
     assert len({row.tobytes() for row in rows}) == 3
     told = b'[["target", "rows of float64", [2]]]' + (1).to_bytes(8, "little")
     assert rows[0].tobytes() == hashlib.sha256(told + np.array([1.0, 0.0]).tobytes()).digest()
+
+
+# ── many examples ─────────────────────────────────────────────────────────────────────────
+
+FEW = hnp.arrays(np.uint8, st.tuples(st.integers(1, 30), st.just(2)), elements=st.integers(0, 2))
+
+
+def _in_windows(monkeypatch, size=40):
+    """A few rows at once, so that these are many."""
+    monkeypatch.setattr(mapped, "WINDOW", size)
+    monkeypatch.setattr(identity, "_AT_ONCE", 3)
+
+
+def test_hashes_and_digests_do_not_depend_on_windows(monkeypatch):
+    columns = {
+        "text": np.array(["a", "", "ü", "bcd"] * 9),
+        "x": np.random.default_rng(0).normal(size=(36, 3)),
+        "label": np.arange(36),
+        "boxes": Ragged.of([np.ones((n % 3, 2)) for n in range(36)], 2),
+    }
+    hashes = identity.hash_rows(columns)
+    told = identity.digest(columns["text"], hashes, columns["label"])
+    _in_windows(monkeypatch)
+    np.testing.assert_array_equal(identity.hash_rows(columns), hashes)
+    assert identity.digest(columns["text"], hashes, columns["label"]) == told
+
+
+@pytest.mark.parametrize("repeats", [False, True])
+def test_derived_ids_do_not_depend_on_windows(monkeypatch, repeats):
+    hashes = identity.hash_rows({"x": np.arange(50) // (2 if repeats else 1)})
+    columns = [np.arange(50) % 3, Ragged.of([np.ones((n % 2, 1)) for n in range(50)], 1)]
+    ids = identity.derived(hashes, columns)
+    _in_windows(monkeypatch)
+    found = identity.derived(hashes, columns)
+    assert found.dtype == ids.dtype == ("U32" if repeats else "U17")
+    assert found.tolist() == ids.tolist()
+    assert len(set(found.tolist())) == 50
+
+
+@given(FEW, FEW)
+def test_shared_contents_are_those_that_numpy_finds(first, second):
+    expected = np.isin(identity.keys(second), identity.keys(first))
+    with pytest.MonkeyPatch.context() as patch:
+        _in_windows(patch, 6)
+        assert identity.shared(first, second).tolist() == expected.tolist()
+
+
+@given(FEW)
+def test_what_repeats_and_how_many_there_are(rows):
+    keys = identity.keys(rows)
+    _, inverse, counts = np.unique(keys, return_inverse=True, return_counts=True)
+    with pytest.MonkeyPatch.context() as patch:
+        _in_windows(patch)
+        assert identity.repeated(keys).tolist() == (counts[inverse] > 1).tolist()
+        assert identity.count_distinct(keys) == len(counts)
+
+
+@given(st.lists(st.text(alphabet="a\0bÿĀ😀", max_size=4), max_size=20))
+def test_names_are_ordered_by_code_points(names):
+    labels = np.array(names, dtype="U4")
+    with pytest.MonkeyPatch.context() as patch:
+        _in_windows(patch)
+        found = identity.by_name(labels).tolist()
+    assert found == np.argsort(labels, kind="stable").tolist()
+    assert identity.by_name(np.array([3, 1, 2])).tolist() == [1, 2, 0]
+    assert identity.by_name(labels.astype(labels.dtype.newbyteorder())).tolist() == found

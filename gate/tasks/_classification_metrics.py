@@ -27,6 +27,7 @@ from gate.metrics import Metric
 from gate.tasks import _agreement as agreement
 from gate.tasks._classification_rows import (
     EPS,
+    LABELS_A_WORD,
     MANY_CLASSES,
     Counts,
     Problem,
@@ -132,22 +133,25 @@ def _area(scores: Array, positive: Array) -> float:
     return float((int(below) + int(up_to) - n * n) / (2 * n * m))
 
 
-def _auroc(problem: Problem, values: Array) -> float:
+def _auroc(problem: Problem, column: Callable[[int], Array]) -> float:
     """Of the positive class, or the mean over classes against the rest, or over labels.
 
     NaN as soon as one of them lacks positive or negative examples, as in scikit-learn.
     """
     if problem.has_positive:
-        return _area(values[:, 0], values[:, 1] == 1)
-    scores, coded = values[:, : problem.size], values[:, problem.size :]
+        return _area(column(0), column(1) == 1)
     if problem.multi_label:
-        present = unpack(coded, problem.size).astype(bool)
-        areas = [_area(scores[:, i], present[:, i]) for i in range(problem.size)]
-    elif len(np.unique(coded)) < problem.size:
+        return float(np.mean([_area_of_label(problem, column, i) for i in range(problem.size)]))
+    actual = column(problem.size)
+    if len(np.unique(actual)) < problem.size:
         return float("nan")
-    else:
-        areas = [_area(scores[:, i], coded[:, 0] == i) for i in range(problem.size)]
-    return float(np.mean(areas))
+    return float(np.mean([_area(column(i), actual == i) for i in range(problem.size)]))
+
+
+def _area_of_label(problem: Problem, column: Callable[[int], Array], label: int) -> float:
+    word, bit = divmod(label, LABELS_A_WORD)
+    present = (column(problem.size + word).astype(np.int64) >> bit) & 1
+    return _area(column(label), present.astype(bool))
 
 
 # ── the catalogue ─────────────────────────────────────────────────────────────────────────
@@ -285,7 +289,10 @@ def _auroc_metric(problem: Problem) -> Metric:
         name="auroc",
         observation="score",
         observe=observing(problem, see_score),
-        summarize=agreement.defined(partial(_auroc, problem)),
+        summarize=agreement.defined(
+            lambda values: _auroc(problem, lambda column: values[:, column])
+        ),
+        by_column=partial(_auroc, problem),
         higher_is_better=True,
         sway=lambda rows: of_auroc(problem, rows.flat),
     )

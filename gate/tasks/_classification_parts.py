@@ -1,9 +1,11 @@
 """What classification tells besides its metrics: groups of classes, and what INT8 confuses."""
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
+from gate import mapped
 from gate.exhibits import Answers, Plot, Series
 from gate.records import Part
 from gate.tasks._classification_rows import Problem
@@ -52,13 +54,14 @@ _Pair = tuple[int, int]
 
 def _wrong(labels: Array, size: int) -> dict[_Pair, int]:
     """Examples by (true, predicted) class, of those that are wrong; (N, 2) predicted and true."""
-    known = labels[np.isfinite(labels).all(axis=1)].astype(np.int64)
-    wrong = known[known[:, 0] != known[:, 1]]
-    codes, counts = np.unique(wrong[:, 1] * size + wrong[:, 0], return_counts=True)
-    return {
-        (code // size, code % size): n
-        for code, n in zip(codes.tolist(), counts.tolist(), strict=True)
-    }
+    found: Counter[_Pair] = Counter()
+    for part in mapped.windows(labels):
+        known = labels[part][np.isfinite(labels[part]).all(axis=1)].astype(np.int64)
+        wrong = known[known[:, 0] != known[:, 1]]
+        codes, counts = np.unique(wrong[:, 1] * size + wrong[:, 0], return_counts=True)
+        for code, n in zip(codes.tolist(), counts.tolist(), strict=True):
+            found[code // size, code % size] += n
+    return found
 
 
 def _row(
@@ -109,8 +112,10 @@ def reliability(evaluation: Evaluation) -> Iterator[Plot]:
 
 def _bins(rows: Array) -> Iterator[tuple[float, float]]:
     """(mean confidence, share right) of each bin that has examples; rows (N, 2)."""
-    which = np.minimum((rows[:, 0] * _BINS).astype(int), _BINS - 1)
+    which = mapped.each(
+        lambda part: np.minimum((part[:, 0] * _BINS).astype(int), _BINS - 1).astype(np.int8), rows
+    )
     for number in range(_BINS):
-        inside = rows[which == number]
+        inside = mapped.take(rows, which == number)
         if len(inside):
             yield float(inside[:, 0].mean()), float(inside[:, 1].mean())

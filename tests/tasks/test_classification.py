@@ -781,3 +781,16 @@ def test_no_single_change_moves_a_metric_further_than_its_sway(kind):
                 assert moved * n <= reach[row] + 1e-9, (metric.name, row)
                 unseen = (metric.seen(before)[row] == metric.seen(changed)[row]).all()
                 assert not unseen or moved <= 1e-12 or np.isinf(reach[row])
+
+
+@pytest.mark.parametrize("size", [1, 4, 60], ids=["binary", "classes", "labels in two words"])
+def test_auroc_by_column_is_the_same_to_the_last_bit(size):
+    labels = RNG.integers(0, 2, (500, size)) if size == 60 else RNG.integers(0, max(size, 2), 500)
+    scores = RNG.random((500, size)).round(2)
+    bound = bind(labels, np.zeros((2, size)))
+    metric = bound.metric("auroc")
+    rows = Rows(metric.observe(scores, labels, None))
+    value = metric.summarize(rows)
+    assert 0 < value < 1
+    order = RNG.permutation(500)
+    assert metric.by_column(lambda column: rows.flat[order, column]) == value
