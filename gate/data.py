@@ -294,7 +294,7 @@ def info(split: Split) -> SplitInfo:
         population=split.population,
         examples=len(split),
         duplicates=duplicates(split),
-        units=None if split.unit is None else len(np.unique(split.unit)),
+        units=None if split.unit is None else identity.count_distinct(split.unit),
         truncated=split.truncated,
         missing=len(split.missing),
     )

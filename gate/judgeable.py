@@ -1,5 +1,7 @@
 """Which budgets this version can judge: one rule, for the policy check and for `compare`."""
 
+import numpy as np
+
 from gate.errors import EvaluationError
 from gate.metrics import ArtifactMetric, Metric
 from gate.policy import Budget
@@ -91,7 +93,10 @@ def _wrong_way(budget: Budget, higher_is_better: bool) -> str | None:
 
 def is_clustered(unit: Array | None) -> bool:
     """Whether examples share units, (N,), so that they are not independent of each other."""
-    return unit is not None and len(set(unit.tolist())) < len(unit)
+    if unit is None:
+        return False
+    ordered = np.sort(unit)
+    return bool((ordered[1:] == ordered[:-1]).any())
 
 
 def demand_judgeable(budget: Budget, metric: Metric | ArtifactMetric) -> None:

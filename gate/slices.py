@@ -3,11 +3,12 @@
 Values are matched as text, the way a policy writes them: `true`, `3`, `north`.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
+from gate import mapped
 from gate.errors import EvaluationError
 from gate.policy import Budget, Scalar, scalar_text, slice_label
 from gate.values import Array, Evaluation
@@ -41,11 +42,9 @@ def samples(budget: Budget, evaluation: Evaluation) -> Iterator[Sample]:
 
 
 def _each(column: str, evaluation: Evaluation) -> Iterator[Sample]:
-    values, which, sizes = np.unique(
-        _texts(column, evaluation), return_inverse=True, return_counts=True
-    )
-    order = np.argsort(which, kind="stable")
-    groups = dict(zip(values.tolist(), np.split(order, np.cumsum(sizes)[:-1]), strict=True))
+    numbers, which = _coded(column, evaluation)
+    order, sizes = np.argsort(which, kind="stable"), np.bincount(which, minlength=len(numbers))
+    groups = dict(zip(numbers, np.split(order, np.cumsum(sizes)[:-1]), strict=True))
     for value in sorted(groups, key=_natural):
         yield Sample(slice_label({column: value}), groups[value])
 
@@ -54,28 +53,33 @@ def _one_slice(wanted: Mapping[str, Scalar], evaluation: Evaluation) -> Sample:
     label = slice_label(wanted)
     chosen = np.ones(len(evaluation.ids), dtype=bool)
     for column, value in wanted.items():
-        texts = _texts(column, evaluation)
-        here = texts == scalar_text(value)
-        if not here.any():
-            return Sample(label, missing=_absent(column, value, texts))
-        chosen &= here
+        numbers, which = _coded(column, evaluation)
+        number = numbers.get(scalar_text(value))
+        if number is None:
+            return Sample(label, missing=_absent(column, value, numbers))
+        chosen &= which == number
     if not chosen.any():
         return Sample(label, missing=f"no held-out example has {label}")
     return Sample(label, np.nonzero(chosen)[0])
 
 
-def _texts(column: str, evaluation: Evaluation) -> Array:
-    """(N,) of str: the column's values as a policy writes them."""
+def _coded(column: str, evaluation: Evaluation) -> tuple[dict[str, int], Array]:
+    """The column's values as a policy writes them, with a number each, and (N,) those numbers."""
     if column not in evaluation.slices:
         known = ", ".join(sorted(evaluation.slices)) or "none"
         raise EvaluationError(
             f"the held-out data have no slice column {column!r}; their columns: {known}"
         )
-    return np.array([scalar_text(value) for value in evaluation.slices[column].tolist()], dtype=str)
+    values, numbers = evaluation.slices[column], dict[str, int]()
+    which = np.empty(len(values), dtype=np.int64)
+    for part in mapped.windows(values):
+        texts = map(scalar_text, values[part].tolist())
+        which[part] = [numbers.setdefault(text, len(numbers)) for text in texts]
+    return numbers, which
 
 
-def _absent(column: str, value: object, texts: Array) -> str:
-    values = sorted(set(texts.tolist()), key=_natural)
+def _absent(column: str, value: object, texts: Iterable[str]) -> str:
+    values = sorted(texts, key=_natural)
     more = f" and {len(values) - _LISTED} more" if len(values) > _LISTED else ""
     return (
         f"no held-out example has {column}={scalar_text(value)}; "

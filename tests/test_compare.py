@@ -16,6 +16,7 @@ from gate.decide import decide
 from gate.errors import EvaluationError
 from gate.metrics import ARTIFACT_METRICS, Metric
 from gate.policy import Budget
+from gate.slices import samples
 from gate.statistics import clopper_pearson, exact, ratio, tango
 from gate.values import Evaluation, Rows
 
@@ -573,3 +574,14 @@ def test_rows_of_slices_do_not_add_up():
         return lambda: compare(budgets, found[n], metrics={"wide": WIDE})
 
     assert 400 < an_example(work, 2_000, 4_000) < 1_100
+
+
+def test_slices_take_a_few_bytes_an_example():
+    """An order and a number each; texts of their values would take 60 and more."""
+    sites = {n: {"site": np.resize(np.arange(2), n)} for n in (20_000, 60_000)}
+    found = {n: evaluation(np.ones(n), np.ones(n), sites[n]) for n in sites}
+    sliced = budget(max_drop=0.1, each="site")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(mapped, "WINDOW", 1 << 12)
+        grows = an_example(lambda n: lambda: [*samples(sliced, found[n])], 20_000, 60_000)
+    assert grows < 40

@@ -931,7 +931,7 @@ def test_a_split_holds_nothing_of_its_examples(opened, monkeypatch, named):
     monkeypatch.setattr(mapped, "WINDOW", 1 << 12)
     monkeypatch.setattr(table, "_BLOCK_BYTES", 1 << 12)
     monkeypatch.setattr(identity, "_AT_ONCE", 100)
-    few, more = 4_000, 12_000
+    few, more = 2_000, 6_000
     for n in (few, more):
         ids = {"id": np.array([f"{i:017d}" for i in range(n)])} if named else {}
         opened(many(n, **ids), name=f"n{n}")

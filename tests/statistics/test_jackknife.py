@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from support.memory import an_example
 
 from gate.statistics import jackknife
 from gate.statistics.jackknife import Estimate
@@ -549,3 +550,16 @@ def test_both_rules_together_hold_the_false_pass_rate(rate):
     most = 0.05 + 3 * math.sqrt(0.05 * 0.95 / runs)
     assert passed + (times[worst].sum() if counts.size else 0) / runs <= most
     assert failed <= most
+
+
+# --- memory ---
+
+
+def test_dealing_takes_a_few_bytes_a_unit():
+    """Python's own texts would take 250, and their hashes as much."""
+
+    def work(count):
+        units = np.array([f"{place:017d}" for place in range(count)])
+        return lambda: jackknife.deal(units)
+
+    assert an_example(work, 20_000, 60_000) < 80
