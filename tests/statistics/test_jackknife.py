@@ -562,4 +562,4 @@ def test_dealing_takes_a_few_bytes_a_unit():
         units = np.array([f"{place:017d}" for place in range(count)])
         return lambda: jackknife.deal(units)
 
-    assert an_example(work, 20_000, 60_000) < 80
+    assert an_example(work, 10_000, 30_000) < 80
