@@ -73,7 +73,7 @@ def shared(first: Array, second: Array) -> Array:
     one, other = keys(first), keys(second)
     if len(one) <= len(other):
         found = np.zeros(len(other), dtype=bool)
-        ordered = np.sort(one)
+        ordered = _sorted(one)
         for part in mapped.windows(other):
             found[part] = _places(ordered, other[part])[1]
         return found
@@ -91,10 +91,18 @@ def _places(ordered: Array, asked: Array) -> tuple[Array, Array]:
     return places, ordered[places] == asked
 
 
+def _sorted(labels: Array) -> Array:
+    """A sorted copy; of what lies on disk no more is in memory beside it than a window."""
+    found = np.empty_like(labels)
+    for part in mapped.windows(labels):
+        found[part] = labels[part]
+    found.sort()
+    return found
+
+
 def count_distinct(labels: Array) -> int:
     """How many different ones there are among `labels` (N,)."""
-    ordered = np.sort(labels)
-    mapped.give_back(labels)
+    ordered = _sorted(labels)
     return min(len(labels), 1) + int(np.count_nonzero(ordered[1:] != ordered[:-1]))
 
 
