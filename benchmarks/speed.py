@@ -241,6 +241,8 @@ def line_ray(bench: Bench) -> Iterator[Row]:
         shared = _on_ray(sharded, policy, found)
     what = f"Ray, 2 workers, {sharded.images:,} images"
     yield _ratio(what, "one process", local.seconds, shared.seconds, 0.6)
+    shards = (ran.parts["evaluate"] for ran in (local, shared))
+    yield _ratio("its evaluation alone", "one process", *shards, 0.6)
 
 
 def line_killed(bench: Bench) -> Iterator[Row]:
