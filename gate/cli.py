@@ -21,6 +21,7 @@ from gate.commands._policy_cli import policy as policy_group
 from gate.commands._promote_cli import RELEASES
 from gate.commands._releases_cli import comment, compare, rebase, watch
 from gate.commands._told import more, say, tell
+from gate.commands._verify_cli import PROVING
 from gate.errors import (
     DEFECT,
     EXIT_ERROR,
@@ -303,7 +304,7 @@ def demo(out: Path | None, train: bool, every: bool) -> int:
     return run_demo(out, train=train, every=every)
 
 
-for _plugged in (*RELEASES, *PLUGGED, comment, compare, rebase, watch, init):
+for _plugged in (*RELEASES, *PROVING, *PLUGGED, comment, compare, rebase, watch, init):
     cli.command()(plugged(_plugged))
 for _plain in PLAIN:
     cli.command()(_plain)

@@ -147,11 +147,11 @@ def finish(record: GateRecord, folder: Path) -> None:
         for key in reporters.names():
             reporter = reporters.get(key)
             if reporter.filename not in (None, RECORD):
-                _replace(folder / str(reporter.filename), reporter.render(record))
-        _replace(folder / RECORD, reporters.get("json").render(record))
+                put(folder / str(reporter.filename), reporter.render(record))
+        put(folder / RECORD, reporters.get("json").render(record))
 
 
-def _replace(path: Path, text: str) -> None:
+def put(path: Path, text: str) -> None:
     """Write a file so that it is there whole or not at all."""
     partial = path.with_name(f".{path.name}.partial")
     with partial.open("w", encoding="utf-8") as stream:

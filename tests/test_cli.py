@@ -46,7 +46,8 @@ def test_the_commands_of_the_table_exist() -> None:
     assert set(cli.commands) == {
         "audit", "check", "comment", "compare", "data", "demo", "diagnose", "evidence",
         "explain", "history", "init", "judge", "plan", "policy", "promote", "rebase", "recipes",
-        "recover", "replay", "report", "rollback", "run", "schema", "tasks", "watch", "workflow",
+        "recover", "replay", "report", "reproduce", "rollback", "run", "schema", "sign",
+        "tasks", "verify", "watch", "workflow",
     }  # fmt: skip
 
 

@@ -35,6 +35,12 @@ def _moving(command: Callable[..., Any]) -> Callable[..., Any]:
 )
 @click.option("--waived", is_flag=True, help="Also where a budget was waived.")
 @click.option(
+    "--require-signature",
+    type=click.Path(path_type=Path),
+    metavar="FILE.pem",
+    help="Only where `gate sign` signed it by this key, whose public half this is.",
+)
+@click.option(
     "--format", "format_", type=click.Choice(["text", "json"]), default="text", show_default=True
 )
 @_moving

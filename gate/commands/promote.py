@@ -11,6 +11,7 @@ from gate.commands._promote_checks import Case, Check, backed, current
 from gate.commands._promote_signed import who
 from gate.commands._promote_signed import why as reason_given
 from gate.commands.report import load_record, record_file
+from gate.commands.verify import SIGNED, signature_reasons
 from gate.errors import EXIT_PASS, UsageError, worst
 from gate.registered import PRODUCTION, Move
 from gate.trackers import Tracker
@@ -59,6 +60,7 @@ def promote(
     max_age: float = MAX_AGE_DAYS,
     dry_run: bool = False,
     waived: bool = False,
+    require_signature: Path | None = None,
     now: datetime | None = None,
 ) -> Promotion:
     """Point an alias at the version that a record released, where nothing stands against it.
@@ -76,11 +78,12 @@ def promote(
         max_age: days for which a verdict counts.
         dry_run: check only.
         waived: whether a verdict that somebody waived counts, too.
+        require_signature: the public key by which the record has to be signed.
         now: for tests.
 
     Raises:
-        UsageError: there is no record, `max_age` is no number of days, or the tracker registers
-            nothing.
+        UsageError: there is no record, no such key, `max_age` is no number of days, or the tracker
+            registers nothing.
         RecordError: the record is damaged.
         TrackerError: the tracker cannot be reached, or somebody moved the alias meanwhile.
     """
@@ -91,6 +94,9 @@ def promote(
     now = now or datetime.now(UTC)
     case = Case.of(record, folder, tracker, alias=alias, now=now, waived=waived)
     checks = tuple(backed(case))
+    if require_signature is not None:
+        reasons = tuple(signature_reasons(record, folder, require_signature))
+        checks += (Check(SIGNED, reasons),)
     if case.is_there:
         return _settle(case, checks, dry_run=dry_run)
     checks += tuple(current(case, policy, timedelta(days=max_age)))

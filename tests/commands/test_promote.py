@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import yaml
 from support import registry as support
+from support.keys import save_pair
 from support.project import WIDE_RANGE
 from support.registry import MODEL, MemoryTracker, another, changed
 
@@ -19,6 +20,7 @@ from gate.commands._promote_signed import who
 from gate.commands._promote_text import render_promotion
 from gate.commands.promote import Promotion, promote
 from gate.commands.report import load_record
+from gate.commands.sign import sign
 from gate.errors import EXIT_PASS, TrackerError, UsageError
 from gate.policy_file import digest, load_policy
 from gate.records import Attestation, GateRecord
@@ -665,3 +667,36 @@ def test_names_that_no_file_can_have(run: Path, tracker: MemoryTracker) -> None:
     assert "there is no policy x" in reasons(promote(run, tracker, policy=name))
     with pytest.raises(UsageError, match="does not exist"):
         promote(Path(name), tracker)
+
+
+# ── signed ────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_signature_that_is_asked_for_has_to_be_there_and_of_this_key(
+    run: Path, tracker: MemoryTracker, tmp_path: Path
+) -> None:
+    private, public = save_pair(tmp_path)
+    _, other = save_pair(tmp_path, "other")
+    told = refused(promote(run, tracker, require_signature=public), tracker, 4)
+    assert "`gate sign` makes one" in told
+    sign(run, private)
+    told = refused(promote(run, tracker, require_signature=other), tracker, 4)
+    assert "nobody who is trusted here says so" in told
+    found = promote(run, tracker, require_signature=public)
+    assert (found.outcome, found.exit_code) == ("moved", 0)
+    assert "signed by the key that is trusted" in [check.what for check in found.checks]
+
+
+def test_an_alias_that_is_there_already_needs_the_signature_too(
+    run: Path, tracker: MemoryTracker, tmp_path: Path
+) -> None:
+    _, public = save_pair(tmp_path)
+    assert promote(run, tracker).outcome == "moved"
+    assert promote(run, tracker, require_signature=public).exit_code == 4
+
+
+def test_a_key_that_is_not_there_is_told(run: Path, tracker: MemoryTracker, tmp_path: Path) -> None:
+    sign(run, save_pair(tmp_path)[0])
+    with pytest.raises(UsageError, match="cannot be read"):
+        promote(run, tracker, require_signature=tmp_path / "none.pem")
+    assert not tracker.registry.entries
