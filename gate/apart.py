@@ -1,8 +1,9 @@
-"""A command in a process of its own, where a library may end that by itself.
+"""A command in a process of its own, beside one that waits for it.
 
-When its daemon dies, Ray ends the process that is connected to it with exit code 1, from C++ and
-without a word. That would read as a budget that was exceeded. So another process waits for it, and
-passes a code on only where the command itself has told it.
+What runs models may end its process by itself: a model that crashes the runtime, want of memory, or
+Ray, which ends it with exit code 1, from C++ and without a word, when its daemon dies. That would
+read as a budget that was exceeded. So the process that waits passes a code on only where the
+command itself has told it.
 """
 
 import os
@@ -13,7 +14,7 @@ from collections.abc import Callable
 from types import FrameType
 from typing import NoReturn
 
-from gate.errors import EXIT_ERROR, EngineError, GateError
+from gate.errors import EXIT_ERROR, EXIT_INTERRUPTED, EngineError, EvaluationError, GateError
 
 End = Callable[[int], None]
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -23,23 +24,28 @@ def split(tell: Callable[[GateError], None]) -> End:
     """Go on in a child; what is returned has to be called with its exit code, at its end.
 
     The process that was there before waits, hands signals on, and exits with the child's code.
-    Where the child has told none, or ended with another, it tells of it and exits with 4. If it is
-    killed itself, the child is interrupted.
+    Where the child has told none, or ended with another, it tells of it and exits with 4; with 130,
+    where a signal came. If it is killed itself, the child is interrupted.
     """
     told, alive = os.pipe(), os.pipe()
     child: list[int] = []
+    came: list[int] = []
 
     def hand_on(number: int, _: FrameType | None) -> None:
+        came.append(number)
         for pid in child:
             os.kill(pid, number)
 
     before = {number: signal.signal(number, hand_on) for number in _SIGNALS}
     pid = os.fork()
     if pid:
-        child.append(pid)
         os.close(told[1])
         os.close(alive[0])
-        _exit_as(pid, told[0], tell)
+        early = len(came)
+        child.append(pid)
+        for number in came[:early]:
+            os.kill(pid, number)
+        _exit_as(pid, told[0], came, tell)
     for number, handler in before.items():
         signal.signal(number, handler)
     os.close(told[0])
@@ -52,11 +58,16 @@ def split(tell: Callable[[GateError], None]) -> End:
     return end
 
 
-def _exit_as(pid: int, told: int, tell: Callable[[GateError], None]) -> NoReturn:
+def _exit_as(pid: int, told: int, came: list[int], tell: Callable[[GateError], None]) -> NoReturn:
     status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
     os.set_blocking(told, False)
     code = _read(told)
-    if status != code:
+    if code is None and came:
+        sys.stderr.write("gate: interrupted; nothing was decided\n")
+        status = EXIT_INTERRUPTED
+    elif code == EXIT_INTERRUPTED:  # and a signal that came late may have ended it
+        status = code
+    elif status != code:
         tell(_lost(code, status))
         status = EXIT_ERROR
     sys.stdout.flush()
@@ -64,15 +75,21 @@ def _exit_as(pid: int, told: int, tell: Callable[[GateError], None]) -> NoReturn
     os._exit(status)
 
 
-def _lost(code: int | None, status: int) -> EngineError:
+def _lost(code: int | None, status: int) -> GateError:
     if code is None:
         what = "before there was a verdict; nothing was decided"
     else:
         what = f"at its end, when it was to exit with {code}; what was recorded stands"
-    told = f"signal {-status}" if status < 0 else f"exit code {status}"
-    return EngineError(
-        f"the process that ran the models ended {what} ({told}). Ray ends it so when its daemon on "
-        "this machine dies, as for want of memory: look at Ray's logs, and run the gate again"
+    if status >= 0:
+        return EngineError(
+            f"the process that ran the models ended {what} (exit code {status}). Ray ends it so "
+            "when its daemon on this machine dies, as for want of memory: look at Ray's logs, and "
+            "run the gate again"
+        )
+    return EvaluationError(
+        f"the process that ran the models ended {what} ({signal.Signals(-status).name}). A model "
+        "that crashes the runtime does that (SIGSEGV, SIGABRT), and the system for want of memory "
+        "(SIGKILL): look at the model, or give it more room"
     )
 
 

@@ -5,14 +5,13 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Sequence
-from functools import wraps
 from io import TextIOWrapper
 from pathlib import Path
 from typing import Any, NoReturn
 
 import click
 
-from gate import apart, interruption
+from gate import apart, interruption, limits
 from gate.commands._ci_cli import workflow
 from gate.commands._completion import equip
 from gate.commands._init_cli import init
@@ -20,6 +19,7 @@ from gate.commands._known_cli import PLAIN, PLUGGED
 from gate.commands._policy_cli import policy as policy_group
 from gate.commands._promote_cli import RELEASES
 from gate.commands._releases_cli import comment, compare, rebase, watch
+from gate.commands._shared_cli import engined, limited, plugged
 from gate.commands._told import more, say, tell
 from gate.commands._verify_cli import PROVING
 from gate.errors import (
@@ -41,45 +41,8 @@ MODEL_FOLDER = click.Path(path_type=Path)
 COMPLETE = "_GATE_COMPLETE"
 """What a shell sets to have words completed."""
 Command = Callable[..., Any]
-_ENGINE = (
-    click.option("--engine", default="local", show_default=True, help="local or ray."),
-    click.option("--workers", type=click.IntRange(min=1), help="Models that run at once."),
-    click.option("--shard-timeout", type=click.FloatRange(min=1), default=600.0, show_default=True),
-)
-
-
-def plugged(command: Command) -> Command:
-    """With `--plugin`; what the files bring is there while the command runs."""
-
-    @click.option(
-        "--plugin",
-        "plugins",
-        multiple=True,
-        type=MODEL_FOLDER,
-        metavar="FILE.py",
-        help="Python that adds tasks, formats and decoders; trusted.",
-    )
-    @wraps(command)
-    def with_plugins(*arguments: Any, plugins: tuple[Path, ...], **options: Any) -> Any:
-        if not plugins:
-            return command(*arguments, **options)
-        if options.get("judge_from") is not None:
-            from gate.commands._base_policy import demand_plugins
-
-            demand_plugins(plugins, options["policies"], options["judge_from"])
-        from gate.plugins import plugged_in
-
-        with plugged_in(plugins):
-            return command(*arguments, **options)
-
-    return with_plugins
-
-
-def engined(command: Command) -> Command:
-    """With what runs the models."""
-    for option in reversed(_ENGINE):
-        command = option(command)
-    return command
+_RUN_MODELS = frozenset({"diagnose", "recover", "replay", "reproduce", "run", "watch"})
+"""Commands that what they run may end."""
 
 
 @click.group(epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
@@ -98,6 +61,7 @@ def cli() -> None:
 @click.option("--stage", type=click.Choice(["pr", "release"]), default="pr", show_default=True)
 @click.option("--out", type=MODEL_FOLDER, help="New or empty folder for record and reports.")
 @engined
+@limited
 @click.option("--tracker", default="mlflow", show_default=True, help="mlflow or none.")
 @click.option("--format", "formats", multiple=True, help="Report on stdout: text, markdown, …")
 @click.option("--threads", type=click.IntRange(min=1), help="Of one inference; default: all.")
@@ -217,6 +181,7 @@ def diagnose(record: Path, format_: str, **options: Any) -> int:
 @click.option("--trust", is_flag=True, help="Allow formats that run code on load (.pt2).")
 @click.option("--bootstrap", is_flag=True, help="As gate run.")
 @engined
+@limited
 @click.option(
     "--format", "format_", type=click.Choice(["text", "json"]), default="text", show_default=True
 )
@@ -319,7 +284,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     A cancelled job (SIGTERM) ends like Ctrl-C: private folders are removed, nothing is decided.
     """
     asked = sys.argv[1:] if arguments is None else arguments
-    told = apart.split(tell) if any(word.startswith("--engine") for word in asked) else None
+    told = apart.split(tell) if _RUN_MODELS.intersection(asked) else None
     interruption.heed()
     if isinstance(sys.stdout, TextIOWrapper):  # what a terminal's encoding lacks is no defect
         sys.stdout.reconfigure(errors="backslashreplace")
@@ -354,6 +319,8 @@ def exit_code_of(arguments: Sequence[str] | None = None) -> int:
 def _failed(error: Exception) -> int:
     if interruption.came():
         return _interrupted(error)
+    if isinstance(error, MemoryError):
+        error = limits.out_of_memory()
     if isinstance(error, GateError):
         tell(error)
         return error.exit_code

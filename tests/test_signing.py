@@ -78,9 +78,7 @@ def test_another_key_is_nobody(tmp_path: Path) -> None:
 
 
 def test_no_key_is_told_with_what_makes_one() -> None:
-    with pytest.raises(
-        UsageError, match=r"no key to sign with: .*--key, .*SIGNING_KEY; `open"
-    ):
+    with pytest.raises(UsageError, match=r"no key to sign with: .*--key, .*SIGNING_KEY; `open"):
         sign(SAID, None)
 
 

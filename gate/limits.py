@@ -1,0 +1,48 @@
+"""What a run may take of a machine: whoever made the model may have made it to take all."""
+
+import os
+import signal
+import sys
+import threading
+from contextlib import suppress
+
+from gate.errors import EvaluationError
+
+GIB = 1 << 30
+
+
+def limit(*, memory_gib: float | None, minutes: float | None) -> None:
+    """From here on: this process ends, or is refused memory, beyond these; None: no limit.
+
+    Memory is what it has to itself (Linux's RLIMIT_DATA: not files that are mapped). A model that
+    wants more fails as one that has no room. Time is what a clock shows; a runtime that hangs does
+    not outlive it.
+    """
+    if memory_gib is not None:
+        _limit_memory(int(memory_gib * GIB))
+    if minutes is not None:
+        timer = threading.Timer(60 * minutes, _end, args=[minutes])
+        timer.daemon = True
+        timer.start()
+
+
+def out_of_memory() -> EvaluationError:
+    """What to tell where Python itself was refused memory."""
+    return EvaluationError(
+        "there is not enough memory for this run: give it more (`--max-memory`, or a larger "
+        "machine), a smaller `batch_size`, or look at what the model asks for"
+    )
+
+
+def _limit_memory(size: int) -> None:
+    import resource
+
+    with suppress(ValueError):  # a lower one holds already, and only root may raise it
+        resource.setrlimit(resource.RLIMIT_DATA, (size, size))
+
+
+def _end(minutes: float) -> None:
+    """A signal that Python heeds would wait for a runtime that hangs."""
+    sys.stderr.write(f"gate: --max-minutes {minutes:g} are over; the run is ended\n")
+    sys.stderr.flush()
+    os.kill(os.getpid(), signal.SIGKILL)
