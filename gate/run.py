@@ -13,6 +13,7 @@ from gate import artifact, data, plugins, preprocess, publish
 from gate.backends import Backend
 from gate.diagnosis import Diagnosis
 from gate.engines import SHARD_TIMEOUT_S
+from gate.errors import RecordError
 from gate.evaluate import Evaluated
 from gate.exhibits import Flips, Plot
 from gate.metrics import PROCESS_METRICS
@@ -192,6 +193,9 @@ def write(run: Run, judged: Judged, folder: Path | None) -> tuple[GateRecord, Pa
         save_arrays(rows, rows_of(judged.evaluated.evaluation))
         save_arrays(folder / "outputs.npz", judged.evaluated.sample)
         publish.keep_models(run.scratch, folder)
+        if not judged.attested:
+            _demand_as_judged(folder / "model.fp32.onnx", judged.candidate.fp32_sha256)
+            _demand_as_judged(folder / "model.int8.onnx", judged.int8.sha256)
         hashes = {
             "rows_sha256": artifact.sha256_of(rows),
             "outputs_sha256": artifact.sha256_of(folder / "outputs.npz"),
@@ -203,6 +207,16 @@ def write(run: Run, judged: Judged, folder: Path | None) -> tuple[GateRecord, Pa
         record = record.model_copy(update={"previous": previous})
     publish.finish(record, folder)
     return record, folder
+
+
+def _demand_as_judged(model: Path, sha256: str) -> None:
+    """Raises RecordError where a model is no longer, byte for byte, what was measured."""
+    found = artifact.sha256_of(*artifact.files(model))
+    if found != sha256:
+        raise RecordError(
+            f"{model} was changed after it was judged: its sha256 is {found[:12]}…, and that was "
+            f"{sha256[:12]}…. Look at the disk, and at what else writes there; run the gate again"
+        )
 
 
 def _record(
