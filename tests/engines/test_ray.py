@@ -539,6 +539,42 @@ def test_workers_read_object_storage_themselves(project: Project, tmp_path: Path
 
 
 @pytest.mark.slow
+def test_two_nodes_do_as_one(project: Project, tmp_path: Path) -> None:
+    """Two daemons, each with a store of objects and workers of its own, beside a head without."""
+    script = (
+        "import sys\n"
+        "from ray.cluster_utils import Cluster\n"
+        "cluster = Cluster(initialize_head=True, head_node_args={'num_cpus': 0})\n"
+        "nodes = [cluster.add_node(num_cpus=1) for _ in range(2)]\n"
+        "cluster.wait_for_nodes()\n"
+        "import os\n"
+        "os.environ['RAY_ADDRESS'] = cluster.address\n"
+        "import gate, gate.engines._ray_crew as crews, ray\n"
+        "was, seen = crews.RayCrew.dismiss, set()\n"
+        "def dismiss(self):\n"
+        "    import ray._private.state as state\n"
+        "    for one in state.actors().values():\n"
+        "        seen.add(one['Address']['NodeID'])\n"
+        "    was(self)\n"
+        "crews.RayCrew.dismiss = dismiss\n"
+        "found = gate.run_gate(sys.argv[1], sys.argv[2], tracker='none', threads=1, engine='ray',\n"
+        "                      workers=2)\n"
+        "print(len(seen), found.record.rows_sha256)\n"
+        "ray.shutdown()\n"
+        "cluster.shutdown()\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script, str(project.policy), str(CNN)],
+        env={k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"},
+        cwd=tmp_path, capture_output=True, text=True, check=False, timeout=180,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    nodes, rows = done.stdout.splitlines()[-1].split()
+    here = gate.run_gate(project.policy, CNN, tracker="none", threads=1).record
+    assert (int(nodes), rows) == (2, here.rows_sha256)
+
+
+@pytest.mark.slow
 def test_a_daemon_that_dies_is_an_error_and_no_verdict(project: Project) -> None:
     """Ray then ends the process that is connected to it, with exit code 1."""
     script = (
