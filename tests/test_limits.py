@@ -97,9 +97,9 @@ def test_a_model_that_wants_all_memory_is_refused_it(project: Project) -> None:
 
 
 def test_a_model_that_never_ends_is_ended(project: Project) -> None:
-    done = run(project, of_time(project.folder), "--max-minutes", "0.15")
+    done = run(project, of_time(project.folder), "--max-minutes", "0.1")
     demand_nothing(project, done)
-    assert "gate: --max-minutes 0.15 are over; the run is ended" in done.stderr
+    assert "gate: --max-minutes 0.1 are over; the run is ended" in done.stderr
     assert "nothing was decided (SIGKILL)" in done.stderr
 
 
