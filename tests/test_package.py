@@ -156,6 +156,20 @@ def test_every_action_is_pinned_by_a_commit(file: Path) -> None:
     assert loose == []
 
 
+def test_a_release_has_its_identity_in_one_job_that_runs_nothing_of_the_repository() -> None:
+    release = yaml.safe_load((ROOT / ".github/workflows/release.yml").read_text("utf-8"))
+    build, publish = release["jobs"]["build"], release["jobs"]["publish"]
+    assert (release["permissions"], build["permissions"]) == ({}, {"contents": "read"})
+    assert release["jobs"].keys() == {"build", "publish"}
+    assert (publish["needs"], publish["environment"]) == ("build", "pypi")
+    assert publish["permissions"] == dict.fromkeys(
+        ("actions", "attestations", "id-token"), "read"
+    ) | {"attestations": "write", "id-token": "write"}
+    used = [step["uses"].partition("@")[0] for step in publish["steps"] if "uses" in step]
+    assert used == ["actions/attest", "actions/attest", "pypa/gh-action-pypi-publish"]
+    assert "secrets." not in str(release)
+
+
 def test_ci_installs_by_hash_before_it_tests() -> None:
     check = yaml.safe_load((ROOT / ".github/workflows/check.yml").read_text("utf-8"))
     ran = [step["run"] for step in check["jobs"]["check"]["steps"] if "run" in step]
