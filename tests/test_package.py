@@ -132,6 +132,8 @@ def test_everything_locked_has_a_hash(lock: str) -> None:
     found = hashes(lock)
     assert len(found) == len(pinned(LOCKS / lock)) > 50
     assert [name for name, known in found.items() if not known] == []
+    told = (LOCKS / lock).read_text("utf-8").count("--hash=")
+    assert told == sum(map(len, found.values())), "some are no sha256"
 
 
 def test_torch_is_locked_to_its_cpu_builds() -> None:
