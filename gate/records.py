@@ -2,7 +2,7 @@
 
 from dataclasses import asdict, dataclass
 from datetime import datetime
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -16,17 +16,19 @@ from gate.values import Candidate, FloatWeights, Int8Model, Island, Saturation, 
 Outcome = Literal["pass", "fail", "inconclusive", "waived"]
 Stage = Literal["pr", "release"]
 SCHEMA_VERSION = 1
+Count = Annotated[int, Field(ge=0, lt=2**53)]  # canonical JSON writes no larger number
+Probability = Annotated[float, Field(ge=0, le=1)]
 
 
 class Counts(Value):
     """A 2 × 2 table of paired outcomes, FP32 by INT8."""
 
-    both_right: int
-    lost: int
+    both_right: Count
+    lost: Count
     """FP32 right, INT8 wrong."""
-    gained: int
+    gained: Count
     """FP32 wrong, INT8 right."""
-    both_wrong: int
+    both_wrong: Count
 
     @property
     def n(self) -> int:
@@ -41,7 +43,7 @@ class Comparison(Value):
     slice: str | None = None
     """`column=value`, or None for the whole set."""
     against: str = "fp32"
-    n: int
+    n: Count
     """Examples."""
     reference: float | None
     """The reference's value; None where it is undefined."""
@@ -55,9 +57,9 @@ class Comparison(Value):
     """Lower end of the two-sided interval at confidence 1 − 2α, for reading."""
     upper: float | None = None
     """Upper end, for reading."""
-    p_pass: float | None = None
+    p_pass: Probability | None = None
     """One-sided p-value against "the budget is violated"; None without a budget."""
-    p_fail: float | None = None
+    p_fail: Probability | None = None
     """One-sided p-value against "within the budget"; None without a budget."""
     method: str
     """How interval and p-values were made; `exact number` where there is no sampling error,
@@ -66,9 +68,9 @@ class Comparison(Value):
     """The paired table, for proportions."""
     note: str | None = None
     """Why it is undefined, or what to know when reading it: `asymptotic`, `worst case: …`."""
-    changed: int | None = None
+    changed: Count | None = None
     """Independent units whose output INT8 changed, where the worst case rests on them."""
-    units: int | None = None
+    units: Count | None = None
     """All independent units, where `changed` counts some of them."""
 
 
@@ -86,7 +88,7 @@ class Finding(Value):
     """One sentence."""
     blocking: bool
     """Whether this finding keeps the verdict from being a pass."""
-    examples_needed: int | None = None
+    examples_needed: Count | None = None
     """Examples at which this budget would be decided with 80 % power, where that is known."""
     provable: float | None = None
     """The strictest limit that these examples could have proven, where they did not suffice."""
@@ -133,7 +135,7 @@ class CandidateInfo(Value):
     source: str
     sha256: str
     fp32_sha256: str
-    bytes: int
+    bytes: Count
     inputs: tuple[TensorInfo, ...]
     outputs: tuple[TensorInfo, ...]
     opset: int
@@ -202,7 +204,7 @@ class Int8Info(Value):
     """The INT8 artifact, as it was judged."""
 
     sha256: str
-    bytes: int
+    bytes: Count
     recipe: Recipe | None
     """What made it; None where it was made elsewhere."""
     quantized_nodes: tuple[str, ...]
@@ -234,16 +236,16 @@ class SplitInfo(Value):
 
     source: str
     sha256: str
-    examples: int
-    duplicates: int
+    examples: Count
+    duplicates: Count
     """Examples whose inputs equal an earlier one's."""
-    units: int | None = None
+    units: Count | None = None
     """Independent units, where the data name them."""
     population: str | None = None
     """Hash of inputs and targets of all examples that there were before `limit`."""
-    truncated: int = 0
+    truncated: Count = 0
     """Texts with more tokens than `max_length`, of which the model saw the first."""
-    missing: int = 0
+    missing: Count = 0
     """Images that do not decode and were left out, as many as the policy allows."""
 
 
@@ -351,13 +353,13 @@ class GateRecord(Value):
     """Curves, for reading."""
     past: tuple[PastPoint, ...] = ()
     """The runs of this model before this one, oldest first, the last of them; for reading."""
-    alpha: float
+    alpha: Annotated[float, Field(gt=0, lt=0.5)]
     """One-sided error allowed of each PASS; a FAIL is allowed the policy's."""
     attempt_key: str | None = None
     """What tells this attempt from others; None without a ledger."""
-    attempt: int | None = None
+    attempt: Annotated[int, Field(ge=1, lt=2**53)] | None = None
     """Attempt on this held-out set since the last PASS; None without a ledger."""
-    consulted: int | None = None
+    consulted: Count | None = None
     """Other candidates judged on this held-out set since the last release that passed; None where
     nothing remembers."""
     ledger: Literal["none", "tracker"] = "none"
@@ -373,8 +375,8 @@ class GateRecord(Value):
     """Latency and memory, so that other budgets can be judged on them."""
     durations: dict[str, float]
     """Seconds by step."""
-    examples_evaluated: int
-    examples_total: int
+    examples_evaluated: Count
+    examples_total: Count
     stopped: str | None = None
     """Why evaluation ended before every example was seen; None where it did not. Such rows were
     selected by their outcome, and are not compared with again."""

@@ -29,8 +29,19 @@ _RESULTS = {"pass": "PASSED", "waived": "WARNED", "inconclusive": "FAILED", "fai
 
 
 def record_sha256(record: GateRecord) -> str:
-    """Of a record as canonical JSON (RFC 8785): whatever its file's spaces and order of keys."""
-    return sha256(rfc8785.dumps(record.model_dump(mode="json"))).hexdigest()
+    """Of a record as canonical JSON (RFC 8785): whatever its file's spaces and order of keys.
+
+    Raises:
+        RecordError: it holds what canonical JSON has no form for.
+    """
+    try:
+        return sha256(rfc8785.dumps(record.model_dump(mode="json"))).hexdigest()
+    except rfc8785.CanonicalizationError as error:
+        raise RecordError(
+            f"record {record.id} cannot be signed, nor held against a signature: {error}. "
+            "Canonical JSON holds whole numbers below 2^53 (is `judge.seed` larger?): run the gate "
+            "again with smaller ones"
+        ) from error
 
 
 def statement_of(record: GateRecord) -> bytes:
