@@ -40,7 +40,7 @@ test: $(EVERYTHING) ## Run the tests, without the long simulations
 	PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 \
 	  $(BIN)/python -m pytest -q -n $(WORKERS) --dist loadgroup -m "not slow and not real"
 
-test-slow: $(EVERYTHING) ## Run the long simulations
+test-slow: $(EVERYTHING) ## Run the long simulations, and fuzz for ten minutes
 	$(BIN)/python -m pytest -q -n $(WORKERS) -m slow --timeout 3600
 
 test-real: $(REAL) ## Gate real models that packages of PyPI ship, as docs/quantization.md shows

@@ -14,6 +14,7 @@ from hypothesis import settings
 from support import line as releases
 from support.exporting import keep_operators
 from support.project import Project
+from support.tally import executions
 
 from gate.policy import Budget, Policy
 from gate.records import Comparison, Finding, GateRecord
@@ -314,3 +315,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         if mark is not None and config.getoption("loadgroup", False) and hasattr(item, "_id"):
             # xdist 3.8 appends the group to what pytest 9.2 no longer reads, and so groups nothing
             item._id = type(item._id).parse(f"{item.nodeid}@{mark.args[0]}")
+
+
+# ── what fuzzing ran ──────────────────────────────────────────────────────────────────────
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """How many hostile inputs of each kind were tried."""
+    found = [told for reports in terminalreporter.stats.values() for told in executions(reports)]
+    for told in found:
+        terminalreporter.write_line(f"fuzz executions: {told}")
