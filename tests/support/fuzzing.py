@@ -30,7 +30,7 @@ from gate.errors import EXIT_ERROR, GateError
 
 LIMIT = 20.0
 """Seconds that a case may take, on a machine that others use, too."""
-SECONDS = float(os.environ.get("FUZZ_SECONDS", "60"))
+SECONDS = float(os.environ.get("FUZZ_SECONDS", "50"))
 """Of a long run, for every kind of input."""
 _MEMORY_GIB = 6.0
 _BATCH = 200
