@@ -1,7 +1,10 @@
 """`rows.npz`: what a run leaves of each example, so that it can be judged again."""
 
 import io
+import lzma
 import os
+import struct
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Mapping
@@ -16,6 +19,24 @@ from gate.values import Array, Evaluation, Ragged, Rows, Values
 
 _BLOCK = 1 << 20
 """Bytes."""
+_DAMAGE = (
+    OSError,
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    ArithmeticError,
+    EOFError,
+    RuntimeError,
+    MemoryError,  # a header may ask for any
+    SyntaxError,  # numpy reads headers as Python, and mends them by its tokens
+    tokenize.TokenError,
+    struct.error,
+    zipfile.BadZipFile,
+    zlib.error,
+    lzma.LZMAError,
+)
+"""What reading an archive that no run wrote may raise."""
 
 
 def save_arrays(path: Path, arrays: Mapping[str, Array]) -> None:
@@ -96,17 +117,8 @@ def load_arrays(path: os.PathLike[str]) -> dict[str, Array]:
             arrays: dict[str, Any] = dict(archive)
         ids = arrays["id"]
         if ids.ndim != 1 or ids.dtype.kind != "U" or len(np.unique(ids)) != len(ids):
-            raise ValueError("its ids are no list of different texts")  # noqa: TRY301
-    except (
-        OSError,
-        ValueError,
-        KeyError,
-        TypeError,
-        EOFError,
-        NotImplementedError,
-        zipfile.BadZipFile,
-        zlib.error,
-    ) as error:
+            raise ValueError("its ids are no list of different texts")
+    except _DAMAGE as error:
         raise RecordError(
             f"{path} is missing or damaged: {error}. Fetch it again, or run the gate again"
         ) from error

@@ -219,3 +219,10 @@ def test_what_no_run_writes_is_an_error_with_words(
     ended = runs.worker.run(command, arguments(runs, asked, folder))
     demand_clean(ended)
     assert (ended.code, said in ended.err) == (4, True), ended
+
+
+@pytest.mark.parametrize("at", range(40, 200))
+def test_rows_whose_header_is_damaged_are_refused(runs: Runs, at: int) -> None:
+    """At 85 it has no end for numpy, which mends headers by Python's tokens."""
+    drawn = ("passed", "rows.npz", [mutation.ByteEdit("flip", at)])
+    beside_case_of(runs, Tally("found", lambda name, told: None))(drawn)
