@@ -7,17 +7,18 @@ command itself has told it.
 """
 
 import os
+import select
 import signal
 import sys
 import threading
 from collections.abc import Callable
-from types import FrameType
 from typing import NoReturn
 
 from gate.errors import EXIT_ERROR, EXIT_INTERRUPTED, EngineError, EvaluationError, GateError
 
 End = Callable[[int], None]
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
+_SOME = 4096
 
 
 def split(tell: Callable[[GateError], None]) -> End:
@@ -28,24 +29,13 @@ def split(tell: Callable[[GateError], None]) -> End:
     where a signal came. If it is killed itself, the child is interrupted.
     """
     told, alive = os.pipe(), os.pipe()
-    child: list[int] = []
     came: list[int] = []
-
-    def hand_on(number: int, _: FrameType | None) -> None:
-        came.append(number)
-        for pid in child:
-            os.kill(pid, number)
-
-    before = {number: signal.signal(number, hand_on) for number in _SIGNALS}
+    before = {number: signal.signal(number, lambda n, _: came.append(n)) for number in _SIGNALS}
     pid = os.fork()
     if pid:
         os.close(told[1])
         os.close(alive[0])
-        early = len(came)
-        child.append(pid)
-        for number in came[:early]:
-            os.kill(pid, number)
-        _exit_as(pid, told[0], came, tell)
+        _exit_as(_waited(pid, came), told[0], tell)
     for number, handler in before.items():
         signal.signal(number, handler)
     os.close(told[0])
@@ -58,11 +48,31 @@ def split(tell: Callable[[GateError], None]) -> End:
     return end
 
 
-def _exit_as(pid: int, told: int, came: list[int], tell: Callable[[GateError], None]) -> NoReturn:
-    status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-    os.set_blocking(told, False)
-    code = _read(told)
-    if code is None and came:
+def _waited(pid: int, came: list[int]) -> tuple[int, bool]:
+    """What the child ended with, and whether a signal was handed on to it.
+
+    Every signal writes into a pipe, so that none is lost that comes just before this sleeps.
+    """
+    woken, wake = os.pipe()
+    for end in (woken, wake):
+        os.set_blocking(end, False)
+    signal.set_wakeup_fd(wake)
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+    handed_on = False
+    while True:
+        while came:
+            os.kill(pid, came.pop(0))
+            handed_on = True
+        done, status = os.waitpid(pid, os.WNOHANG)
+        if done:
+            return os.waitstatus_to_exitcode(status), handed_on
+        select.select([woken], [], [])
+        os.read(woken, _SOME)
+
+
+def _exit_as(ended: tuple[int, bool], told: int, tell: Callable[[GateError], None]) -> NoReturn:
+    (status, interrupted), code = ended, _read(told)
+    if code is None and interrupted:
         sys.stderr.write("gate: interrupted; nothing was decided\n")
         status = EXIT_INTERRUPTED
     elif code == EXIT_INTERRUPTED:  # and a signal that came late may have ended it
@@ -94,6 +104,7 @@ def _lost(code: int | None, status: int) -> GateError:
 
 
 def _read(told: int) -> int | None:
+    os.set_blocking(told, False)
     try:
         found = os.read(told, 1)
     except BlockingIOError:  # what the child has started may hold it open
@@ -103,5 +114,7 @@ def _read(told: int) -> int | None:
 
 def _interrupt_at_end_of(alive: int) -> None:
     """Nobody waits any more: what is decided now, nobody would hear of."""
+    # signals are for the thread that heeds them: it would sleep on where this one took them
+    signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
     os.read(alive, 1)
     os.kill(os.getpid(), signal.SIGTERM)

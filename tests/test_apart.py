@@ -26,6 +26,10 @@ except KeyboardInterrupt:
 """
 
 
+# Python itself would sleep through a signal that comes just before it falls asleep
+_LONG = "[time.sleep(0.05) for _ in range(1200)]"
+
+
 def begun(act: str) -> subprocess.Popen[str]:
     program = _PROGRAM.format(act=act)
     return subprocess.Popen(
@@ -68,7 +72,7 @@ def test_any_other_end_is_no_verdict(act: str, told: str) -> None:
 @pytest.mark.parametrize("to_all", [False, True])
 def test_a_signal_interrupts_once_whoever_gets_it(number: signal.Signals, to_all: bool) -> None:
     """A terminal tells all processes of a command, and a runner the first one."""
-    with begun("time.sleep(60)") as running:
+    with begun(_LONG) as running:
         assert running.stdout is not None
         running.stdout.readline()
         (os.killpg if to_all else os.kill)(running.pid, number)
@@ -79,8 +83,8 @@ def test_a_signal_interrupts_once_whoever_gets_it(number: signal.Signals, to_all
 
 
 def test_a_child_that_has_not_begun_to_heed_signals_is_interrupted_too() -> None:
-    with begun("signal.signal(signal.SIGTERM, signal.SIG_DFL); print(1, flush=True); "
-               "time.sleep(60)") as running:  # fmt: skip
+    act = "signal.signal(signal.SIGTERM, signal.SIG_DFL); print(1, flush=True); "
+    with begun(act + _LONG) as running:
         assert running.stdout is not None
         running.stdout.readline()
         running.stdout.readline()
@@ -91,7 +95,7 @@ def test_a_child_that_has_not_begun_to_heed_signals_is_interrupted_too() -> None
 
 def test_who_waits_is_killed_and_nothing_goes_on(tmp_path: Path) -> None:
     ended = tmp_path / "ended"
-    with begun(f"time.sleep(60); open({str(ended)!r}, 'w')") as running:
+    with begun(f"{_LONG}; open({str(ended)!r}, 'w')") as running:
         assert running.stdout is not None
         child = int(running.stdout.readline())
         running.kill()
