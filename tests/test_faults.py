@@ -95,15 +95,14 @@ def moments(count: int, whole: float, seed: int) -> Iterator[float]:
         yield whole * (place + rng.random()) / count
 
 
-OFTEN = pytest.param(50, marks=[pytest.mark.slow, pytest.mark.timeout(1800)])
-
-
-@pytest.mark.parametrize("count", [1, OFTEN])
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("count", [50])
 def test_a_run_that_is_killed_releases_nothing_and_the_next_one_does(
     project: Project, count: int, record_property: Any
 ) -> None:
     tracker = trackers.get("mlflow")
-    whole, stopped = taken(project) if count > 1 else 2.0, 0
+    whole, stopped = taken(project), 0
     for place, moment in enumerate(moments(count, whole, seed=count)):
         stopped += killed_after(project, f"killed-{place}", moment)
         demand_no_release(project, tracker, f"killed-{place}")

@@ -291,7 +291,15 @@ def _first(columns: dict[str, np.ndarray], count: int) -> dict[str, np.ndarray]:
 
 
 @pytest.mark.parametrize("value", [0.0, 1.0])
-@pytest.mark.parametrize("base", ["static", "static-mse", "static-entropy", "static-percentile"])
+@pytest.mark.parametrize(
+    "base",
+    [
+        "static",
+        pytest.param("static-mse", marks=pytest.mark.slow),
+        "static-entropy",
+        pytest.param("static-percentile", marks=pytest.mark.slow),
+    ],
+)
 def test_constant_activations_have_a_range(project: Project, base: str, value: float) -> None:
     """Blank images: what little INT8 then keeps is measured, and no range is empty."""
     project.spec["build"]["recipe"] = base
@@ -395,7 +403,7 @@ def half(opset: int) -> onnx.ModelProto:
     return model
 
 
-@pytest.mark.parametrize("opset", [13, 17, 19])
+@pytest.mark.parametrize("opset", [13, pytest.param(17, marks=pytest.mark.slow), 19])
 @pytest.mark.parametrize(("base", "share"), [("static", 1.0), ("dynamic", 0.085)])
 def test_half_precision_runs_as_integers(
     project: Project, base: str, share: float, opset: int
