@@ -1,12 +1,12 @@
 """What a run may take of a machine: whoever made the model may have made it to take all."""
 
+import math
 import os
 import signal
 import sys
 import threading
-from contextlib import suppress
 
-from gate.errors import EvaluationError
+from gate.errors import EvaluationError, UsageError
 
 GIB = 1 << 30
 
@@ -17,7 +17,13 @@ def limit(*, memory_gib: float | None, minutes: float | None) -> None:
     Memory is what it has to itself (Linux's RLIMIT_DATA: not files that are mapped). A model that
     wants more fails as one that has no room. Time is what a clock shows; a runtime that hangs does
     not outlive it.
+
+    Raises:
+        UsageError: a limit is no number, or this system does not hold a process to it.
     """
+    for flag, value in (("--max-memory", memory_gib), ("--max-minutes", minutes)):
+        if value is not None and not 0 < value < math.inf:
+            raise UsageError(f"{flag} {value} is no amount: give a number above 0")
     if memory_gib is not None:
         _limit_memory(int(memory_gib * GIB))
     if minutes is not None:
@@ -37,8 +43,12 @@ def out_of_memory() -> EvaluationError:
 def _limit_memory(size: int) -> None:
     import resource
 
-    with suppress(ValueError):  # a lower one holds already, and only root may raise it
-        resource.setrlimit(resource.RLIMIT_DATA, (size, size))
+    if sys.platform != "linux":
+        raise UsageError("--max-memory is held on Linux alone: leave it out, or use a container's")
+    _, most = resource.getrlimit(resource.RLIMIT_DATA)
+    size = min(size, sys.maxsize)
+    size = size if most == resource.RLIM_INFINITY else min(size, most)  # a lower one holds on
+    resource.setrlimit(resource.RLIMIT_DATA, (size, size))
 
 
 def _end(minutes: float) -> None:

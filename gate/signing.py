@@ -1,6 +1,8 @@
 """Ed25519 keys, as PEM files that openssl makes, and signatures by them."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -54,37 +56,46 @@ def _private(file: Path | None) -> Any:
     from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
     where = KEY if file is None else str(file)
-    text = os.environ.get(KEY, "").encode() if file is None else _read(file)
+    text = os.environ.get(KEY, "").encode(errors="replace") if file is None else _read(file)
     if not text:
         raise UsageError(
             f"there is no key to sign with: name one with --key, or set {KEY}; {_MAKE}"
         )
-    try:
-        key = load_pem_private_key(text, password=None)
-    except TypeError as error:
-        raise UsageError(
-            f"{where} is protected by a password, and nobody is asked here: keep the key as a "
-            f"secret of CI, in {KEY}"
-        ) from error
-    except Exception as error:  # noqa: BLE001 - whatever the parser makes of it, it is no key
-        raise UsageError(f"{where} holds no private key in PEM ({_kind(error)}): {_MAKE}") from None
-    if not isinstance(key, Ed25519PrivateKey):
-        raise UsageError(f"{where} is no Ed25519 key: {_MAKE}")
-    return key
+    with _parsing(f"{where} holds no private key in PEM", _MAKE):
+        try:
+            key = load_pem_private_key(text, password=None)
+        except TypeError as error:
+            raise UsageError(
+                f"{where} is protected by a password, and nobody is asked here: keep the key as a "
+                f"secret of CI, in {KEY}"
+            ) from error
+    return _demand_kind(key, Ed25519PrivateKey, where)
 
 
 def _public(file: Path) -> Any:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
     from cryptography.hazmat.primitives.serialization import load_pem_public_key
 
+    text = _read(file)
+    with _parsing(f"{file} holds no public key in PEM", _PUBLIC):
+        key = load_pem_public_key(text)
+    return _demand_kind(key, Ed25519PublicKey, str(file))
+
+
+@contextmanager
+def _parsing(problem: str, made_by: str) -> Iterator[None]:
+    """Whatever the parser makes of it, it is no key; its own words might show parts of a secret."""
     try:
-        key = load_pem_public_key(_read(file))
+        yield
     except UsageError:
         raise
-    except Exception as error:  # noqa: BLE001 - whatever the parser makes of it, it is no key
-        raise UsageError(f"{file} holds no public key in PEM ({_kind(error)}): {_PUBLIC}") from None
-    if not isinstance(key, Ed25519PublicKey):
-        raise UsageError(f"{file} is no Ed25519 key: {_MAKE}")
+    except Exception as error:  # noqa: BLE001 - told, and the command ends
+        raise UsageError(f"{problem} ({type(error).__name__}): {made_by}") from None
+
+
+def _demand_kind(key: Any, kind: type, where: str) -> Any:
+    if not isinstance(key, kind):
+        raise UsageError(f"{where} is no Ed25519 key: {_MAKE}")
     return key
 
 
@@ -93,10 +104,6 @@ def _read(file: Path) -> bytes:
         return file.read_bytes()
     except OSError as error:
         raise UsageError(f"the key {file} cannot be read: {error.strerror}") from error
-
-
-def _kind(error: Exception) -> str:
-    return type(error).__name__  # its text might show parts of a secret
 
 
 def _name(key: Any) -> str:

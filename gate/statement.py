@@ -9,7 +9,6 @@ bytes.
 import base64
 import binascii
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any
@@ -158,28 +157,3 @@ def signed_bytes(statement: bytes) -> bytes:
     """What is signed: DSSE's pre-authentication encoding."""
     kind = PAYLOAD_TYPE.encode()
     return b"DSSEv1 %d %b %d %b" % (len(kind), kind, len(statement), statement)
-
-
-def differences(statement: bytes, record: GateRecord) -> list[str]:
-    """Dotted names of what a statement says otherwise than the record; `$` where it is no JSON."""
-    try:
-        said = json.loads(statement)
-    except ValueError:
-        return ["$"]
-    return _differing(said, json.loads(statement_of(record)), "$")
-
-
-def _differing(one: Any, other: Any, where: str) -> list[str]:
-    if isinstance(one, Mapping) and isinstance(other, Mapping):
-        return [
-            name
-            for key in dict.fromkeys([*other, *one])
-            for name in _differing(one.get(key), other.get(key), f"{where}.{key}")
-        ]
-    if isinstance(one, list) and isinstance(other, list) and len(one) == len(other):
-        return [
-            name
-            for place, (mine, theirs) in enumerate(zip(one, other, strict=True))
-            for name in _differing(mine, theirs, f"{where}[{place}]")
-        ]
-    return [] if one == other and type(one) is type(other) else [where]

@@ -11,8 +11,8 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from support.project import CNN, Project
 
-from gate.errors import EvaluationError
-from gate.limits import out_of_memory
+from gate.errors import EvaluationError, UsageError
+from gate.limits import limit, out_of_memory
 
 
 @pytest.fixture
@@ -132,3 +132,21 @@ def test_what_python_is_refused_has_a_reason_too(
     err = capsys.readouterr().err
     assert str(out_of_memory()) in err
     assert "defect" not in err
+
+
+@pytest.mark.parametrize("amount", ["nan", "inf"])
+@pytest.mark.parametrize("flag", ["--max-memory", "--max-minutes"])
+def test_what_is_no_amount_is_no_limit(
+    project: Project, capsys: pytest.CaptureFixture[str], flag: str, amount: str
+) -> None:
+    """Rather than none at all in silence."""
+    from gate.cli import exit_code_of
+
+    assert exit_code_of(["run", str(project.policy), flag, amount]) == 2
+    assert f"{flag} {amount} is no amount" in capsys.readouterr().err
+
+
+def test_memory_is_not_said_to_be_held_where_it_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "platform", "darwin")
+    with pytest.raises(UsageError, match="held on Linux alone"):
+        limit(memory_gib=1.0, minutes=None)

@@ -19,7 +19,7 @@ from gate.commands._promote_backing import (
 )
 from gate.commands._promote_policy import held_out_reasons, in_force
 from gate.commands.judge import demand_untouched, rejudge
-from gate.errors import EXIT_USAGE, GateError
+from gate.errors import EXIT_PASS, EXIT_USAGE, GateError, worst
 from gate.records import GateRecord
 from gate.registered import PRODUCTION, Version, registered_name
 from gate.story import moment
@@ -39,6 +39,17 @@ class Check:
     """As a person would ask for it."""
     reasons: tuple[Reason, ...]
     """Why it does not hold; empty where it does."""
+
+
+def reasons_of(checks: Iterable[Check]) -> tuple[Reason, ...]:
+    """All that stands against it."""
+    return tuple(reason for check in checks for reason in check.reasons)
+
+
+def exit_code_of(checks: Iterable[Check]) -> int:
+    """That of the worst reason; 0 where there is none."""
+    reasons = reasons_of(checks)
+    return worst(reason.code for reason in reasons) if reasons else EXIT_PASS
 
 
 @dataclass(frozen=True, slots=True)

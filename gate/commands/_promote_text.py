@@ -1,9 +1,10 @@
 """Promotions and rollbacks, for people."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 
+from gate.commands._promote_checks import Check
 from gate.commands.promote import Promotion
 from gate.commands.rollback import Rollback
 from gate.registered import PRODUCTION, registered_name
@@ -22,7 +23,7 @@ _HEADS = {
 def render_promotion(found: Promotion, *, checks: bool = False) -> str:
     """What came of it; with `checks` every one of them, else only what stands against it."""
     lines = [f"{_HEADS[found.outcome]}  {_subject(found)}"]
-    lines += _checked(found) if checks else _refused(found)
+    lines += checked(found.checks) if checks else _refused(found)
     lines += [f"  {line}" for line in _outcome(found)]
     return "\n".join(lines) + "\n"
 
@@ -40,8 +41,9 @@ def _subject(found: Promotion) -> str:
     return f"{plain(registered_name(found.model))} {version}, record {plain(found.record)}"
 
 
-def _checked(found: Promotion) -> Iterator[str]:
-    for check in found.checks:
+def checked(checks: Iterable[Check]) -> Iterator[str]:
+    """Every check, and what stands against it."""
+    for check in checks:
         yield f"  {'no' if check.reasons else 'ok':<4}{check.what}"
         yield from (f"        {plain(reason.text, _LONG)}" for reason in check.reasons)
 

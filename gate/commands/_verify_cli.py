@@ -41,7 +41,7 @@ def verify(record: Path, format_: str, **options: Any) -> int:
 
     Exits with 0 where all that was checked holds, whatever the verdict is.
     """
-    from gate.commands.verify import render
+    from gate.commands._proof_text import render
     from gate.commands.verify import verify as verify_record
 
     found = verify_record(record, **options)
@@ -59,8 +59,8 @@ def reproduce(record: Path, threads: int | None, format_: str) -> int:
 
     Exits with 0 where artifact, rows, outputs and metrics are the same to the last bit, else 1.
     """
+    from gate.commands._proof_text import render
     from gate.commands.progress import progress
-    from gate.commands.reproduce import render
     from gate.commands.reproduce import reproduce as run_again
 
     with progress("reproduce") as told:

@@ -7,12 +7,19 @@ from pathlib import Path
 from typing import Literal
 
 from gate.commands._promote_backing import Reason, registry_of
-from gate.commands._promote_checks import Case, Check, backed, current
+from gate.commands._promote_checks import (
+    Case,
+    Check,
+    backed,
+    current,
+    exit_code_of,
+    reasons_of,
+)
 from gate.commands._promote_signed import who
 from gate.commands._promote_signed import why as reason_given
 from gate.commands.report import load_record, record_file
 from gate.commands.verify import SIGNED, signature_reasons
-from gate.errors import EXIT_PASS, UsageError, worst
+from gate.errors import UsageError
 from gate.registered import PRODUCTION, Move
 from gate.trackers import Tracker
 
@@ -41,12 +48,12 @@ class Promotion:
     @property
     def reasons(self) -> tuple[Reason, ...]:
         """All that stands against it."""
-        return tuple(reason for check in self.checks for reason in check.reasons)
+        return reasons_of(self.checks)
 
     @property
     def exit_code(self) -> int:
         """0 where the alias names the version, or would; else that of the worst reason."""
-        return worst(reason.code for reason in self.reasons) if self.reasons else EXIT_PASS
+        return exit_code_of(self.checks)
 
 
 def promote(

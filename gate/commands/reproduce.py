@@ -3,13 +3,13 @@
 import json
 import tempfile
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from gate import strict_yaml
+from gate import plugins, strict_yaml
 from gate.commands import _replay_stored as stores
 from gate.commands.judge import judge
 from gate.commands.report import record_file
@@ -21,7 +21,7 @@ from gate.progress import Progress
 from gate.records import Comparison, GateRecord
 from gate.release import brings_tokenizer
 from gate.rows import load_arrays
-from gate.wording import few, plain
+from gate.wording import few
 
 _NAMED = 4
 _OF_RELEASES = "release/"
@@ -74,6 +74,7 @@ def reproduce(
         GateError: the run failed.
     """
     record, folder = judge(path), record_file(path).parent
+    plugins.demand_same(record.provenance.plugins)
     _demand_whole(record)
     fp32, int8 = stores.demand_fp32(folder, record), stores.demand_artifact(folder, record)
     stores.vouched_rows(folder, record)
@@ -222,27 +223,3 @@ def _elsewhere(record: GateRecord, now: GateRecord) -> Iterator[str]:
 
 def _listed(value: Any) -> str:
     return ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
-
-
-# ── for people, and for scripts ───────────────────────────────────────────────────────────
-
-
-def render(found: Reproduction, format_: str) -> str:
-    """What is the same, and what is not."""
-    if format_ == "json":
-        told = asdict(found) | {"exit_code": found.exit_code}
-        return json.dumps(told, indent=2, ensure_ascii=False) + "\n"
-    return "\n".join(_lines(found)) + "\n"
-
-
-def _lines(found: Reproduction) -> Iterator[str]:
-    head = "NOT REPRODUCED" if found.exit_code else "REPRODUCED"
-    yield f"{head}  {plain(found.model)}, record {plain(found.record)}: {found.verdict.upper()}"
-    for one in found.held:
-        yield f"  {'differs' if one.differs else 'same':<8}{one.what}" + (
-            f": {plain(one.differs, 2000)}" if one.differs else ""
-        )
-    for told in found.elsewhere:
-        yield f"  here: {plain(told, 2000)}"
-    for budget in found.left_out:
-        yield f"  not run again, as it is against an earlier release: {plain(budget)}"

@@ -2,27 +2,26 @@
 
 import json
 from collections.abc import Callable, Collection, Iterable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 from gate import artifact, plugins
-from gate.commands._promote_backing import Reason
-from gate.commands._promote_checks import Check
+from gate.commands._promote_backing import Reason, differing
+from gate.commands._promote_checks import Check, exit_code_of, reasons_of
 from gate.commands._promote_policy import held_out_reasons, in_force
 from gate.commands._replay_stored import FP32, INT8, OUTPUTS, ROWS
 from gate.commands.judge import demand_untouched, rejudge
 from gate.commands.report import load_record, record_file
 from gate.commands.sign import signed
-from gate.errors import EXIT_PASS, GateError, RecordError, worst
+from gate.errors import GateError, RecordError, UsageError
 from gate.records import GateRecord
 from gate.signing import demand_signed
-from gate.statement import FILE, Envelope, differences
-from gate.wording import few, plain
+from gate.statement import FILE, Envelope, statement_of
+from gate.wording import few
 
 SKIPPED = ("data", "models", "policy")
 """What may be left out, where it is not at hand."""
 SIGNED = "signed by the key that is trusted"
-_LONG = 2000
 _NAMED = 6
 
 
@@ -37,18 +36,20 @@ class Verification:
     checks: tuple[Check, ...]
     skipped: tuple[str, ...]
     """What was not looked at, because it was asked for so."""
+    attested: bool
+    """Whether models ran elsewhere, so that none lies here."""
     signed: str | None
     """The key that signed it and is trusted, by its sha256; None without one."""
 
     @property
     def reasons(self) -> tuple[Reason, ...]:
         """All that stands against it."""
-        return tuple(reason for check in self.checks for reason in check.reasons)
+        return reasons_of(self.checks)
 
     @property
     def exit_code(self) -> int:
         """0 where everything that was checked holds, whatever the verdict is."""
-        return worst(reason.code for reason in self.reasons) if self.reasons else EXIT_PASS
+        return exit_code_of(self.checks)
 
 
 def verify(
@@ -66,24 +67,25 @@ def verify(
         key: the public key that is trusted; then the record has to be signed by it.
         policy: file of the policy in force, where it is not where the record says.
         int8: the artifact that is to be served, instead of the one beside the record.
-        skip: of `SKIPPED`.
+        skip: of `SKIPPED`; without the policy nothing says where the data are.
 
     Raises:
-        UsageError: there is no record, or no such key.
+        UsageError: there is no record, or no such key, or what is named is to be left out.
         RecordError: the record is damaged.
     """
+    _demand_looked_at(skip, policy=policy, models=int8)
+    left_out = {*skip, "data"} if "policy" in skip else {*skip}
     record, folder = load_record(path), record_file(path).parent
     checks = [
-        Check("the same verdict from the stored rows", tuple(_decided(record, folder))),
+        Check(_what(record), tuple(_decided(record, folder))),
         Check(f"{OUTPUTS} as it was written", tuple(_outputs(record, folder))),
     ]
-    if "models" not in skip and not record.attested:
-        checks.append(Check("INT8 artifact as it was judged", tuple(_int8(record, folder, int8))))
-        checks.append(Check("FP32 model as it was judged", tuple(_fp32(record, folder))))
-    if "policy" not in skip:
+    if "models" not in left_out:
+        checks += _models(record, folder, int8)
+    if "policy" not in left_out:
         loaded, reasons = in_force(record, policy)
         checks.append(Check("policy as it was judged by", reasons))
-        if "data" not in skip:
+        if "data" not in left_out:
             data = tuple(held_out_reasons(loaded, record, folder))
             checks.append(Check("held-out data as they were judged on", data))
     name, check = _signature(record, folder, key)
@@ -93,9 +95,18 @@ def verify(
         verdict=record.verdict.outcome,
         stage=record.stage,
         checks=(*checks, *([] if check is None else [check])),
-        skipped=tuple(one for one in SKIPPED if one in skip),
+        skipped=tuple(one for one in SKIPPED if one in left_out),
+        attested=bool(record.attested),
         signed=name,
     )
+
+
+def _demand_looked_at(skip: Collection[str], **named: object) -> None:
+    """Raises UsageError where what is named would not be looked at."""
+    for what, value in named.items():
+        if value is not None and what in skip:
+            flag = {"models": "int8"}.get(what, what)
+            raise UsageError(f"--{flag} names what --skip {what} leaves out: drop one of them")
 
 
 def signature_reasons(record: GateRecord, folder: Path, key: Path) -> Iterator[Reason]:
@@ -110,6 +121,13 @@ def signature_reasons(record: GateRecord, folder: Path, key: Path) -> Iterator[R
 
 
 # ── each check ────────────────────────────────────────────────────────────────────────────
+
+
+def _what(record: GateRecord) -> str:
+    """What is decided again, and from what."""
+    if record.policy.judge.stopping == "early":  # what was seen on the way is not kept
+        return "the same verdict from its own numbers, and the rows that it ended with"
+    return "the same verdict from the stored rows"
 
 
 def _decided(record: GateRecord, folder: Path) -> Iterator[Reason]:
@@ -130,16 +148,22 @@ def _told(demand: Callable[[], object]) -> Iterator[Reason]:
 
 
 def _outputs(record: GateRecord, folder: Path) -> Iterator[Reason]:
-    if record.outputs_sha256 is not None:
+    if record.outputs_sha256 is None:
+        yield Reason(f"record {record.id} does not tell their hash, as those of every run do")
+    else:
         yield from _same([folder / OUTPUTS], record.outputs_sha256, record)
 
 
-def _int8(record: GateRecord, folder: Path, named: Path | None) -> Iterator[Reason]:
-    yield from _same(artifact.files(named or folder / INT8), record.int8.sha256, record)
-
-
-def _fp32(record: GateRecord, folder: Path) -> Iterator[Reason]:
-    yield from _same(artifact.files(folder / FP32), record.candidate.fp32_sha256, record)
+def _models(record: GateRecord, folder: Path, named: Path | None) -> Iterator[Check]:
+    """Of models that ran elsewhere, the one that is named alone."""
+    if named is not None or not record.attested:
+        files = artifact.files(named or folder / INT8)
+        reasons = tuple(_same(files, record.int8.sha256, record))
+        yield Check("INT8 artifact as it was judged", reasons)
+    if not record.attested:
+        files = artifact.files(folder / FP32)
+        reasons = tuple(_same(files, record.candidate.fp32_sha256, record))
+        yield Check("FP32 model as it was judged", reasons)
 
 
 def _same(files: Iterable[Path], sha256: str, record: GateRecord) -> Iterator[Reason]:
@@ -194,37 +218,19 @@ def _demand_trusted(
         name = demand_signed(found, key)
     except RecordError as error:
         raise RecordError(f"{folder / FILE}: {error}") from error
-    if changed := differences(found.statement, record):
+    expected = statement_of(record)
+    if found.statement != expected:
         raise RecordError(
-            f"{folder / FILE} is signed, and is not about this record: {few(changed, _NAMED)} "
-            "differ. Fetch the record that was signed"
+            f"{folder / FILE} is signed, and is not about this record: "
+            f"{_parted(expected, found.statement)} differ. Fetch the record that was signed"
         )
     return name
 
 
-# ── for people, and for scripts ───────────────────────────────────────────────────────────
-
-
-def render(found: Verification, format_: str) -> str:
-    """What was checked, and what stands against it."""
-    if format_ == "json":
-        told = asdict(found) | {"exit_code": found.exit_code}
-        return json.dumps(told, indent=2, ensure_ascii=False) + "\n"
-    return "\n".join(_lines(found)) + "\n"
-
-
-def _lines(found: Verification) -> Iterator[str]:
-    head = "NOT VERIFIED" if found.reasons else "VERIFIED"
-    yield (
-        f"{head}  {plain(found.model)}, record {plain(found.record)}: {found.verdict.upper()} at "
-        f"stage {found.stage}"
-    )
-    for check in found.checks:
-        yield f"  {'no' if check.reasons else 'ok':<4}{check.what}"
-        yield from (f"        {plain(reason.text, _LONG)}" for reason in check.reasons)
-    for what in found.skipped:
-        yield f"  --  {what} not looked at (--skip {what})"
-    if found.signed:
-        yield f"  signed by key {found.signed[:16]}…"
-    elif not found.reasons:
-        yield "  not signed: these files go together, and nothing shows who made them (`gate sign`)"
+def _parted(expected: bytes, said: bytes) -> str:
+    """What a statement says otherwise, as far as it can be named: its bytes are what counts."""
+    try:
+        names = [name for name in differing(json.loads(expected), json.loads(said)) if name]
+    except (ValueError, RecursionError):
+        names = []
+    return few(names, _NAMED) if names else "its bytes"

@@ -15,7 +15,8 @@ from support.project import CNN, Project
 import gate
 from gate import artifact
 from gate.cli import exit_code_of
-from gate.commands.reproduce import Reproduction, render, reproduce
+from gate.commands._proof_text import render
+from gate.commands.reproduce import Reproduction, reproduce
 from gate.errors import RecordError, UsageError
 
 
@@ -128,3 +129,11 @@ def test_what_its_folder_does_not_keep_is_no_reproduction(
     monkeypatch.setattr(module, "judge", lambda _: record.model_copy(update={of: held}))
     with pytest.raises(UsageError, match="cannot be run again from its folder"):
         reproduce(out)
+
+
+def test_another_plugin_of_that_name_is_refused(out: Path, tmp_path: Path) -> None:
+    file = tmp_path / "decoders.py"
+    file.write_text("DECODERS = {}\n")
+    told = json.loads((out / "record.json").read_text("utf-8"))["provenance"]
+    edited(out, provenance=told | {"plugins": {"decoders.py": "0" * 64}})
+    assert exit_code_of(["reproduce", str(out), "--plugin", str(file)]) == 2
