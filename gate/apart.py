@@ -8,12 +8,15 @@ command itself has told it.
 
 import os
 import select
+import shutil
 import signal
 import sys
+import tempfile
 import threading
 from collections.abc import Callable
 from typing import NoReturn
 
+from gate import offline
 from gate.errors import EXIT_ERROR, EXIT_INTERRUPTED, EngineError, EvaluationError, GateError
 
 End = Callable[[int], None]
@@ -21,25 +24,40 @@ _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _SOME = 4096
 
 
-def split(tell: Callable[[GateError], None]) -> End:
+def _nothing() -> None:
+    """Nothing has to be let go of."""
+
+
+def split(tell: Callable[[GateError], None], *, leave: Callable[[], None] = _nothing) -> End:
     """Go on in a child; what is returned has to be called with its exit code, at its end.
 
     The process that was there before waits, hands signals on, and exits with the child's code.
     Where the child has told none, or ended with another, it tells of it and exits with 4; with 130,
-    where a signal came. If it is killed itself, the child is interrupted.
+    where a signal came. If it is killed itself, the child is interrupted. Temporary files of the
+    child lie in a folder of its own, which is gone when it has ended, however it did.
+
+    Args:
+        tell: how an error is told.
+        leave: lets go, in the process that waits, of what is the child's.
     """
-    told, alive = os.pipe(), os.pipe()
+    told, alive, private = os.pipe(), os.pipe(), tempfile.mkdtemp(prefix="gate-")
     came: list[int] = []
     before = {number: signal.signal(number, lambda n, _: came.append(n)) for number in _SIGNALS}
     pid = os.fork()
     if pid:
         os.close(told[1])
         os.close(alive[0])
-        _exit_as(_waited(pid, came), told[0], tell)
+        leave()
+        offline.hide()
+        ended = _waited(pid, came)
+        shutil.rmtree(private, ignore_errors=True)
+        _exit_as(ended, told[0], tell)
     for number, handler in before.items():
         signal.signal(number, handler)
     os.close(told[0])
     os.close(alive[1])
+    os.environ.setdefault("RAY_TMPDIR", tempfile.gettempdir())  # its logs are read afterwards
+    os.environ["TMPDIR"] = tempfile.tempdir = private
     threading.Thread(target=_interrupt_at_end_of, args=alive[:1], daemon=True).start()
 
     def end(code: int) -> None:

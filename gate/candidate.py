@@ -8,8 +8,7 @@ configuration are read; formats that execute code on load (`.pt2`, MLflow's pyto
 """
 
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +16,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from gate import checkpoint, export
+from gate import checkpoint, downloads, export
 from gate.errors import CandidateError, UsageError
 from gate.policy import MODEL_URIS
 from gate.values import Array
@@ -77,7 +76,7 @@ def fetch(
         return _module(candidate, f"module:{type(candidate).__name__}", how)
     name = os.fspath(candidate)
     if name.startswith(MODEL_URIS):
-        name, path = _download(name, scratch / "download")
+        name, path = downloads.download(name, scratch / "download")
         return _local(path, name, how)
     path = Path(name)
     if not path.exists():
@@ -128,55 +127,6 @@ def _demand_trust(trust: bool, name: str, why: str) -> None:
 
 
 # ── MLflow ────────────────────────────────────────────────────────────────────────────────
-
-
-def _download(uri: str, folder: Path) -> tuple[str, Path]:
-    """Copy an MLflow artifact into `folder`; the URI with its alias resolved, and the path.
-
-    `dst_path` matters: without it a local store hands out its own live files.
-    """
-    folder.mkdir()
-    with _mlflow_at_once():
-        import mlflow
-        from mlflow.exceptions import MlflowException
-
-        try:
-            uri = _pin(uri)
-            local = mlflow.artifacts.download_artifacts(artifact_uri=uri, dst_path=str(folder))
-        except (MlflowException, OSError) as error:
-            first = str(error).splitlines()[0]
-            raise CandidateError(
-                f"candidate {uri} cannot be fetched from {mlflow.get_tracking_uri()}: {first}"
-            ) from error
-    return uri, Path(local)
-
-
-def _pin(uri: str) -> str:
-    """`models:/name@alias` as `models:/name/3`, so that the record names what was judged."""
-    if not uri.startswith("models:/") or "@" not in uri:
-        return uri
-    from mlflow import MlflowClient
-
-    name, _, alias = uri.removeprefix("models:/").partition("@")
-    return f"models:/{name}/{MlflowClient().get_model_version_by_alias(name, alias).version}"
-
-
-@contextmanager
-def _mlflow_at_once() -> Iterator[None]:
-    """MLflow that fails within seconds, not after its default four minutes, and keeps quiet."""
-    wanted = {
-        "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
-        "MLFLOW_HTTP_REQUEST_TIMEOUT": "20",
-        "MLFLOW_DISABLE_TELEMETRY": "true",
-        "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
-    }
-    missing = {key: value for key, value in wanted.items() if key not in os.environ}
-    os.environ.update(missing)
-    try:
-        yield
-    finally:
-        for key in missing:
-            os.environ.pop(key, None)
 
 
 def _mlflow_model(folder: Path, name: str, how: _How) -> Source:

@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 
 import click
 
-from gate import apart, interruption, limits
+from gate import apart, interruption, limits, outside
 from gate.commands._ci_cli import workflow
 from gate.commands._completion import equip
 from gate.commands._init_cli import init
@@ -19,7 +19,7 @@ from gate.commands._known_cli import PLAIN, PLUGGED
 from gate.commands._policy_cli import policy as policy_group
 from gate.commands._promote_cli import RELEASES
 from gate.commands._releases_cli import comment, compare, rebase, watch
-from gate.commands._shared_cli import engined, limited, plugged
+from gate.commands._shared_cli import contained, engined, plugged
 from gate.commands._told import more, say, tell
 from gate.commands._verify_cli import PROVING
 from gate.errors import (
@@ -41,8 +41,10 @@ MODEL_FOLDER = click.Path(path_type=Path)
 COMPLETE = "_GATE_COMPLETE"
 """What a shell sets to have words completed."""
 Command = Callable[..., Any]
-_RUN_MODELS = frozenset({"diagnose", "recover", "replay", "reproduce", "run", "watch"})
-"""Commands that what they run may end."""
+_RUN_MODELS = frozenset(
+    {"diagnose", "init", "rebase", "recover", "replay", "reproduce", "run", "watch"}
+)
+"""Commands that what they run may end, and that are kept from the network."""
 
 
 @click.group(epilog=EPILOG, context_settings={"help_option_names": ["-h", "--help"]})
@@ -61,7 +63,7 @@ def cli() -> None:
 @click.option("--stage", type=click.Choice(["pr", "release"]), default="pr", show_default=True)
 @click.option("--out", type=MODEL_FOLDER, help="New or empty folder for record and reports.")
 @engined
-@limited
+@contained()
 @click.option("--tracker", default="mlflow", show_default=True, help="mlflow or none.")
 @click.option("--format", "formats", multiple=True, help="Report on stdout: text, markdown, …")
 @click.option("--threads", type=click.IntRange(min=1), help="Of one inference; default: all.")
@@ -125,6 +127,7 @@ def report(record: Path, format_: str, track: bool, tracker: str, **embedded: An
 @click.option(
     "--format", "format_", type=click.Choice(["text", "json"]), default="text", show_default=True
 )
+@contained()
 @plugged
 def replay(record: Path, format_: str, **options: Any) -> int:
     """Run a record's INT8 model here, or on an emulated CPU, against its stored outputs.
@@ -156,6 +159,7 @@ def replay(record: Path, format_: str, **options: Any) -> int:
 @click.option(
     "--format", "format_", type=click.Choice(["text", "json"]), default="text", show_default=True
 )
+@contained()
 @plugged
 def diagnose(record: Path, format_: str, **options: Any) -> int:
     """Tell which layers, slices and examples cost the accuracy, and what to try."""
@@ -181,7 +185,7 @@ def diagnose(record: Path, format_: str, **options: Any) -> int:
 @click.option("--trust", is_flag=True, help="Allow formats that run code on load (.pt2).")
 @click.option("--bootstrap", is_flag=True, help="As gate run.")
 @engined
-@limited
+@contained()
 @click.option(
     "--format", "format_", type=click.Choice(["text", "json"]), default="text", show_default=True
 )
@@ -284,16 +288,29 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     A cancelled job (SIGTERM) ends like Ctrl-C: private folders are removed, nothing is decided.
     """
     asked = sys.argv[1:] if arguments is None else arguments
-    told = apart.split(tell) if _RUN_MODELS.intersection(asked) else None
+    told = _apart() if _RUN_MODELS.intersection(asked) else None
     interruption.heed()
     if isinstance(sys.stdout, TextIOWrapper):  # what a terminal's encoding lacks is no defect
         sys.stdout.reconfigure(errors="backslashreplace")
     code = exit_code_of(arguments)
     interruption.settle()
+    outside.end()
     if told is not None:
         told(code)
     gc.freeze()  # no last look for cycles through all that MLflow brings: it takes a second
     sys.exit(code)
+
+
+def _apart() -> apart.End:
+    """Go on in a process of its own, beside one that waits and one that reaches the network."""
+    try:
+        link = outside.begin()
+        told = apart.split(tell, leave=link.leave)
+    except OSError as error:
+        tell(GateError(f"there is no process or no temporary folder to be had: {error}"))
+        sys.exit(EXIT_ERROR)
+    outside.through(link)
+    return told
 
 
 def exit_code_of(arguments: Sequence[str] | None = None) -> int:

@@ -5,10 +5,16 @@ import os
 import signal
 import sys
 import threading
+from collections.abc import Iterator
+from pathlib import Path
 
 from gate.errors import EvaluationError, UsageError
 
 GIB = 1 << 30
+MINUTES = 24 * 60.0
+"""Of a run that nobody has limited."""
+_CGROUP = Path("/proc/self/cgroup")
+_CGROUPS = Path("/sys/fs/cgroup")
 
 
 def limit(*, memory_gib: float | None, minutes: float | None) -> None:
@@ -30,6 +36,31 @@ def limit(*, memory_gib: float | None, minutes: float | None) -> None:
         timer = threading.Timer(60 * minutes, _end, args=[minutes])
         timer.daemon = True
         timer.start()
+
+
+def machine_gib() -> float | None:
+    """Memory of this machine and its swap, or of the container; None where nothing tells.
+
+    A process that has more for itself than there is has taken it in vain.
+    """
+    if sys.platform != "linux":
+        return None
+    told = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
+    there = sum(int(told[name].split()[0]) << 10 for name in ("MemTotal", "SwapTotal"))
+    return min([there, *_of_container()]) / GIB
+
+
+def _of_container() -> Iterator[int]:
+    """What its groups may have: with version 2 of cgroups, those above it count as well."""
+    for line in _CGROUP.read_text().splitlines() if _CGROUP.exists() else ():
+        _, controllers, path = line.split(":", 2)
+        if controllers:
+            continue
+        group = _CGROUPS / path.lstrip("/")
+        for folder in (group, *group.parents):
+            limit = folder / "memory.max"
+            if limit.is_file() and (text := limit.read_text().strip()).isdigit():
+                yield int(text)
 
 
 def out_of_memory() -> EvaluationError:

@@ -16,6 +16,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import urlsplit
 
+from gate import outside
 from gate.errors import DataError, UsageError
 
 CACHE = Path(".gate") / "cache" / "data"
@@ -72,8 +73,13 @@ def local(path: str, base: Path) -> Path:
     wrong = problem(path)
     if wrong is not None:
         raise UsageError(f"{path!r} {wrong}")
-    with _told(path):
-        return _fetched(path).resolve()
+    return _brought(path)
+
+
+@outside.reaches_out
+def _brought(uri: str) -> Path:
+    with _told(uri):
+        return _fetched(uri).resolve()
 
 
 @contextmanager

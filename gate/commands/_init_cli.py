@@ -6,6 +6,8 @@ from typing import Any
 
 import click
 
+from gate.commands._shared_cli import contained
+
 _FILE = click.Path(path_type=Path)
 
 
@@ -24,6 +26,7 @@ _FILE = click.Path(path_type=Path)
 @click.option("--yes", is_flag=True, help="Ask nothing: what is guessed counts.")
 @click.option("--force", is_flag=True, help="Replace files that are there.")
 @click.option("--trust", is_flag=True, help="Allow formats that run code on load (.pt2).")
+@contained()
 def init(*, yes: bool, **options: Any) -> int:
     """Write a policy for a model and its data, with budgets that the data can decide.
 

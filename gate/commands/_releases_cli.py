@@ -5,6 +5,8 @@ from typing import Any
 
 import click
 
+from gate.commands._shared_cli import contained
+
 _TRACKER = click.option("--tracker", default="mlflow", show_default=True)
 _FORMAT = click.option(
     "--format", "format_", type=click.Choice(["text", "json"]), default="text", show_default=True
@@ -33,6 +35,7 @@ def compare(a: str, b: str, tracker: str, format_: str) -> int:
 @click.option("--anchor", metavar="models:/NAME/N", help="Default: the newest judged policy's.")
 @click.option("--threads", type=click.IntRange(min=1), help="Of one inference; default: all.")
 @_TRACKER
+@contained()
 @_FORMAT
 def rebase(model: str, held_out: str, tracker: str, format_: str, **options: Any) -> int:
     """Carry anchor and production over to a new held-out set, so that history goes on."""
@@ -56,6 +59,7 @@ def rebase(model: str, held_out: str, tracker: str, format_: str, **options: Any
 @click.option("--out", type=click.Path(path_type=Path), help="Each run gets a folder in it.")
 @click.option("--threads", type=click.IntRange(min=1), help="Of one inference; default: all.")
 @click.option("--trust", is_flag=True, help="Allow formats that run code on load (.pt2).")
+@contained(minutes=None)
 @_TRACKER
 def watch(model: str, tracker: str, **options: Any) -> int:
     """Gate every new version of a registered source MODEL, once each, as it appears.

@@ -7,6 +7,9 @@ from typing import Any
 
 import click
 
+from gate.commands._told import say
+from gate.limits import MINUTES
+
 Command = Callable[..., Any]
 _ENGINE = (
     click.option("--engine", default="local", show_default=True, help="local or ray."),
@@ -49,28 +52,52 @@ def engined(command: Command) -> Command:
     return command
 
 
-def limited(command: Command) -> Command:
-    """With what a run may take of the machine."""
+def contained(minutes: float | None = MINUTES) -> Callable[[Command], Command]:
+    """With what a process that runs models may take of the machine, and reach.
 
-    @click.option(
-        "--max-memory",
-        type=click.FloatRange(min=0, min_open=True),
-        metavar="GIB",
-        help="Memory of its own that the run may have; default: no limit.",
-    )
-    @click.option(
-        "--max-minutes",
-        type=click.FloatRange(min=0, min_open=True),
-        metavar="M",
-        help="After which the run is ended; default: no limit.",
-    )
-    @wraps(command)
-    def with_limits(
-        *arguments: Any, max_memory: float | None, max_minutes: float | None, **options: Any
-    ) -> Any:
-        from gate.limits import limit
+    `minutes`: after which it is ended where no flag says; None: never.
+    """
 
-        limit(memory_gib=max_memory, minutes=max_minutes)
-        return command(*arguments, **options)
+    def with_options(command: Command) -> Command:
+        @click.option(
+            "--max-memory",
+            type=click.FloatRange(min=0, min_open=True),
+            metavar="GIB",
+            help="That models may have for themselves; default: the machine's.",
+        )
+        @click.option(
+            "--max-minutes",
+            type=click.FloatRange(min=0, min_open=True),
+            metavar="M",
+            help="After which it is ended; default: "
+            + ("never." if minutes is None else f"{minutes:g}."),
+        )
+        @click.option("--network", is_flag=True, help="Let plugins and models reach it, too.")
+        @wraps(command)
+        def with_limits(
+            *arguments: Any,
+            max_memory: float | None,
+            max_minutes: float | None,
+            network: bool,
+            **options: Any,
+        ) -> Any:
+            from gate import limits, outside
 
-    return with_limits
+            if outside.linked():  # a process of its own
+                max_memory = max_memory or limits.machine_gib()
+                max_minutes = max_minutes or minutes
+                if not network and options.get("engine") != "ray":
+                    _stay_offline()
+            limits.limit(memory_gib=max_memory, minutes=max_minutes)
+            return command(*arguments, **options)
+
+        return with_limits
+
+    return with_options
+
+
+def _stay_offline() -> None:
+    from gate import offline
+
+    if (why := offline.begin()) is not None:
+        say(f"gate: models are not kept from the network here: {why}")

@@ -5,6 +5,8 @@ from typing import Any
 
 import click
 
+from gate.commands._shared_cli import contained
+
 _PLACE = click.Path(path_type=Path)
 _RECORD = click.argument("record", type=_PLACE)
 
@@ -54,6 +56,7 @@ def verify(record: Path, format_: str, **options: Any) -> int:
 @click.option(
     "--format", "format_", type=click.Choice(["text", "json"]), default="text", show_default=True
 )
+@contained()
 def reproduce(record: Path, threads: int | None, format_: str) -> int:
     """Run a RECORD again from its FP32 model, and tell what differs.
 

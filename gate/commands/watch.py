@@ -21,7 +21,7 @@ from gate.commands.report import demand_place, is_there, show
 from gate.errors import (
     EXIT_ERROR,
     EXIT_PASS,
-    CandidateError,
+    FetchError,
     GateError,
     RecordError,
     TrackerError,
@@ -375,9 +375,7 @@ class Watcher:
 
     def _may_be_fetched_yet(self, version: Version, error: Exception) -> bool:
         """Whether the files of a candidate were out of reach, and not too often."""
-        cause = error.__cause__
-        unread = isinstance(cause, OSError) or type(cause).__module__.startswith("mlflow")
-        if not (isinstance(error, CandidateError) and unread):
+        if not isinstance(error, FetchError):
             return False
         self._fetches[version.version] = self._fetches.get(version.version, 0) + 1
         return self._fetches[version.version] < _FETCHES

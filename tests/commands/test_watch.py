@@ -29,7 +29,14 @@ from gate.commands._watch_found import Asked
 from gate.commands._watch_state import LIFE, Claim, Outcome, Tags
 from gate.commands.report import load_record
 from gate.commands.watch import Watcher, pause
-from gate.errors import CandidateError, DataError, PolicyError, TrackerError, UsageError
+from gate.errors import (
+    CandidateError,
+    DataError,
+    FetchError,
+    PolicyError,
+    TrackerError,
+    UsageError,
+)
 from gate.pipeline import Finished
 from gate.policy_file import load_policy
 from gate.records import GateRecord
@@ -578,9 +585,7 @@ def test_one_version_that_the_store_refuses_does_not_hold_up_the_others(
 def test_files_out_of_reach_are_the_versions_fault_at_the_third_try(
     before: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    error = CandidateError("candidate models:/digits/1 cannot be fetched")
-    error.__cause__ = ConnectionError("the bucket does not answer")
-    gate_raises(monkeypatch, error)
+    gate_raises(monkeypatch, FetchError("candidate models:/digits/1 cannot be fetched"))
     mine = watcher(before)
     assert [mine.look().failed for _ in range(2)] == [True, True]
     assert outcome() is None

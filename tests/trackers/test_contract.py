@@ -1,10 +1,12 @@
 """What every registered tracker does."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from support.linked import linked
 from trackers import stores
 from trackers.releases import NAME, a_move
 
@@ -19,6 +21,7 @@ from gate.trials import Trial
 Keep = Callable[..., tuple[GateRecord, Path]]
 
 
+OUTSIDE = "outside"
 OTHERS = sorted({*trackers.TRACKERS} - {"mlflow"})
 
 
@@ -26,16 +29,17 @@ SLOW = {"PostgreSQL": pytest.mark.slow}  # in `make test` it bears the crowd, an
 KINDS = [pytest.param(kind, marks=SLOW.get(kind, ())) for kind in stores.KINDS]
 
 
-@pytest.fixture(params=[*OTHERS, *KINDS])
+@pytest.fixture(params=[*OTHERS, *KINDS, OUTSIDE])
 def tracker(
     request: pytest.FixtureRequest, workplace: Path, monkeypatch: pytest.MonkeyPatch
-) -> Tracker:
-    """Every tracker; MLflow's on each kind of store."""
+) -> Iterator[Tracker]:
+    """Every tracker; MLflow's on each kind of store, and asked from where no network is."""
     if request.param in stores.KINDS:
         stores.use(request.param, request, monkeypatch)
-    found = trackers.get(request.param if request.param in OTHERS else "mlflow")
-    found.prepare()
-    return found
+    with linked() if request.param == OUTSIDE else nullcontext():
+        found = trackers.get(request.param if request.param in OTHERS else "mlflow")
+        found.prepare()
+        yield found
 
 
 def test_its_key_is_its_name(tracker: Tracker) -> None:
