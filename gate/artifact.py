@@ -18,6 +18,11 @@ def files(model: Path) -> tuple[Path, ...]:
     return (model, weights) if weights.is_file() else (model,)
 
 
+def is_endless(path: Path) -> bool:
+    """Whether it is a device, a pipe or a socket: who reads it may never come to its end."""
+    return path.exists() and not path.is_file() and not path.is_dir()
+
+
 def measured(paths: Iterable[Path]) -> tuple[str, int]:
     """sha256 and number of the bytes of all files, one after the other."""
     digest, size = hashlib.sha256(), 0

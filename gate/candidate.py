@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from gate import checkpoint, downloads, export
+from gate import artifact, checkpoint, downloads, export
 from gate.errors import CandidateError, UsageError
 from gate.policy import MODEL_URIS
 from gate.values import Array
@@ -81,6 +81,8 @@ def fetch(
     path = Path(name)
     if not path.exists():
         raise UsageError(f"candidate {name} does not exist (looked in {Path.cwd()})")
+    if artifact.is_endless(path):
+        raise UsageError(f"candidate {name} is a device or a pipe: name a file")
     return _local(path, name, how)
 
 

@@ -214,6 +214,8 @@ def locate(name: str, source: DataSource, base: Path) -> Path:
         raise UsageError(
             f"{name}: there is no {path}; `path: {source.path}` is relative to {base.resolve()}"
         )
+    if artifact.is_endless(path):
+        raise UsageError(f"{name}: {path} is a device or a pipe; name a file or a folder")
     return path
 
 

@@ -6,7 +6,7 @@ A degraded model is never an exception: it is a `Verdict`. ::
     ├── UsageError             2  G101  the command line or a named file is wrong
     │   └── PolicyError        2  G102  the policy is wrong, at file:line:column
     ├── CandidateError         4  G103  the model cannot be read, converted or trusted
-    │   └── FetchError         4  G103  its files are out of reach, perhaps only for now
+    │   └── FetchError         4  G114  its files are out of reach, perhaps only for now
     ├── DataError              4  G104  a split cannot be read or does not fit the model
     │   └── OverlapError       4  G105  calibration, tuning and held-out share examples
     ├── QuantizationError      4  G106  the recipe failed, or nothing runs as INT8
@@ -100,6 +100,8 @@ class CandidateError(GateError):
 
 class FetchError(CandidateError):
     """The candidate's files are out of reach, perhaps only for now."""
+
+    code: ClassVar[str] = "G114"
 
 
 class DataError(GateError):

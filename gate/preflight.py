@@ -11,7 +11,7 @@ from itertools import combinations
 from pathlib import Path
 from typing import Protocol
 
-from gate import decoding, formats, remote, tasks
+from gate import artifact, decoding, formats, remote, tasks
 from gate.door import unknown
 from gate.errors import DataError, UsageError
 from gate.metrics import MODEL_METRICS, PROCESS_METRICS, Traits
@@ -293,6 +293,9 @@ def _files(loaded: LoadedPolicy) -> Iterator[Finding]:
             continue
         if not found[loc].exists():
             yield loaded.mark(*loc, "path"), _absent(loaded, source.path)
+        if artifact.is_endless(found[loc]):
+            yield loaded.mark(*loc, "path"), f"{found[loc]} is a device or a pipe; name a file"
+            continue
         yield from _format(loaded, loc, source, found[loc])
     for first, second in combinations(found, 2):
         if _same(found[first], found[second]):

@@ -1,5 +1,6 @@
 """How numbers, names and budgets are written for people: one place, so that reports agree."""
 
+import json
 import math
 import re
 import unicodedata
@@ -44,6 +45,7 @@ _SPELLED = {
 }
 _OF_INT8_ALONE = re.compile(r"int8_share|output_cosine|kl_divergence|sqnr|.*_flips")
 _HIDDEN = frozenset({"Cc", "Cf", "Cn", "Co", "Cs", "Zl", "Zp"})
+_NO_LETTER = re.compile(r"[^\x00-\x7e]+")
 _NOISE = 1e-9
 
 
@@ -65,10 +67,28 @@ def plain(text: object, limit: int = 120) -> str:
     return "".join(map(_visible, shown))
 
 
+def json_text(document: object) -> str:
+    """A document as UTF-8, indented; what a terminal would obey, or hide, is written as escapes.
+
+    Raises:
+        ValueError: a number is NaN or infinite, which JSON does not have.
+    """
+    text = json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    # JSON has escaped what stands below the space, so that none but its own line ends are left
+    return text if text.isascii() and "\x7f" not in text else _NO_LETTER.sub(_escaped, text)
+
+
 def few(names: Collection[str], limit: int = 5) -> str:
     """The first names, and how many more."""
     shown = ", ".join([*names][:limit])
     return shown if len(names) <= limit else f"{shown} and {len(names) - limit} more"
+
+
+def _escaped(found: re.Match[str]) -> str:
+    return "".join(
+        json.dumps(mark)[1:-1] if unicodedata.category(mark) in _HIDDEN and mark != "\n" else mark
+        for mark in found[0]
+    ).replace("\x7f", "\\u007f")
 
 
 def _visible(character: str) -> str:

@@ -1,5 +1,6 @@
 """Candidates from files, MLflow folders, URIs and torch modules."""
 
+import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -39,6 +40,14 @@ def test_an_onnx_file_is_taken_where_it_lies(tmp_path: Path, scratch: Path) -> N
 def test_a_missing_file_is_a_usage_error(tmp_path: Path, scratch: Path) -> None:
     with pytest.raises(UsageError, match=r"no-such\.onnx does not exist"):
         fetched(tmp_path / "no-such.onnx", scratch)
+
+
+@pytest.mark.parametrize("endless", ["/dev/zero", "pipe"])
+def test_what_never_ends_is_no_candidate(tmp_path: Path, scratch: Path, endless: str) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "model.onnx").symlink_to(tmp_path / endless)
+    with pytest.raises(UsageError, match="is a device or a pipe: name a file"):
+        fetched(tmp_path / "model.onnx", scratch)
 
 
 @pytest.mark.parametrize("name", ["model.pt", "model.pth", "model.pkl"])

@@ -1,5 +1,6 @@
 """How numbers, names and budgets are written for people."""
 
+import json
 import math
 import unicodedata
 
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 from gate import tasks, wording
 from gate.policy import Budget
 from gate.records import Comparison
+from gate.wording import json_text
 
 
 def budget(**fields) -> Budget:
@@ -158,3 +160,21 @@ def test_every_metric_is_told_by_its_direction_and_by_what_it_is_about(key: str)
         )
         alone = wording.both_values(comparison)[0] == wording.NOTHING
         assert alone is traits.relative, name
+
+
+HIDDEN = '\x1b[31m \x7f \x9b31m \u202e \u2028 \ufeff \u00ad \U000e0001 \\ " \n é 日本 👍'
+
+
+def test_json_hides_nothing_and_steers_nothing() -> None:
+    """It is the same document, and letters stay letters."""
+    text = json_text({"a": HIDDEN, "é": [1.5, None, True]})
+    assert json.loads(text) == {"a": HIDDEN, "é": [1.5, None, True]}
+    assert "é 日本 👍" in text
+    shown = text.replace("\n", "")
+    assert not [c for c in shown if unicodedata.category(c) in ("Cc", "Cf", "Zl", "Zp")]
+    assert text.endswith("}\n")
+
+
+def test_json_has_no_numbers_that_are_none() -> None:
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        json_text([float("nan")])

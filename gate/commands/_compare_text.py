@@ -1,6 +1,5 @@
 """Two releases side by side, as plain text of 100 columns or as JSON."""
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 
@@ -12,6 +11,7 @@ from gate.wording import (
     bounds,
     few,
     interval,
+    json_text,
     measured,
     metric_name,
     metric_value,
@@ -38,7 +38,7 @@ def _json(found: Compared) -> str:
         "fp32": [one.model_dump(mode="json") for one in found.fp32],
         "changed": None if found.changed is None else asdict(found.changed),
     }
-    return json.dumps(document, indent=2, allow_nan=False) + "\n"
+    return json_text(document)
 
 
 def _told(side: Side) -> dict[str, str | int]:

@@ -1,11 +1,11 @@
 """A plan for scripts: the numbers behind the words."""
 
-import json
 from dataclasses import asdict
 from typing import Any
 
 from gate.commands._plan_pages import Setting
 from gate.planning import POWERS, BudgetPlan, Plan
+from gate.wording import json_text
 
 
 def render(plan: Plan, setting: Setting) -> str:
@@ -30,7 +30,7 @@ def render(plan: Plan, setting: Setting) -> str:
         "earlier_runs": [when.isoformat() for when in setting.history.runs],
         "budgets": [_budget(one) for one in plan.budgets],
     }
-    return json.dumps(told, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    return json_text(told)
 
 
 def _budget(one: BudgetPlan) -> dict[str, Any]:

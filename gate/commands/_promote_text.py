@@ -1,6 +1,5 @@
 """Promotions and rollbacks, for people."""
 
-import json
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 
@@ -8,7 +7,7 @@ from gate.commands._promote_checks import Check
 from gate.commands.promote import Promotion
 from gate.commands.rollback import Rollback
 from gate.registered import PRODUCTION, registered_name
-from gate.wording import plain, plural
+from gate.wording import json_text, plain, plural
 
 _LONG = 2000
 _HEADS = {
@@ -33,7 +32,7 @@ def promotion_json(found: Promotion) -> str:
     told = asdict(found) | {"exit_code": found.exit_code}
     if found.move is not None:
         told["move"]["when"] = found.move.when.isoformat()
-    return json.dumps(told, indent=2, ensure_ascii=False) + "\n"
+    return json_text(told)
 
 
 def _subject(found: Promotion) -> str:

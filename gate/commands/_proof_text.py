@@ -1,13 +1,12 @@
 """What verify and reproduce found, for people and for scripts."""
 
-import json
 from collections.abc import Iterator
 from dataclasses import asdict
 
 from gate.commands._promote_text import checked
 from gate.commands.reproduce import Reproduction
 from gate.commands.verify import Verification
-from gate.wording import plain
+from gate.wording import json_text, plain
 
 _LONG = 2000
 
@@ -16,7 +15,7 @@ def render(found: Verification | Reproduction, format_: str) -> str:
     """What holds, and what does not."""
     if format_ == "json":
         told = asdict(found) | {"exit_code": found.exit_code}
-        return json.dumps(told, indent=2, ensure_ascii=False) + "\n"
+        return json_text(told)
     lines = _verified(found) if isinstance(found, Verification) else _reproduced(found)
     return "\n".join(lines) + "\n"
 

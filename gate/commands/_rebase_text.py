@@ -1,11 +1,10 @@
 """What a rebase came to, as plain text or as JSON."""
 
-import json
 from collections.abc import Iterator
 
 from gate.commands.rebase import Rebased
 from gate.registered import Bridged, registered_name
-from gate.wording import metric_name, metric_value, short, unit_of, whole
+from gate.wording import json_text, metric_name, metric_value, short, unit_of, whole
 
 
 def render(found: Rebased, format_: str) -> str:
@@ -13,7 +12,7 @@ def render(found: Rebased, format_: str) -> str:
     if format_ == "json":
         told = {"run": found.run, "unchecked": found.unchecked}
         document = found.bridge.model_dump(mode="json") | told
-        return json.dumps(document, indent=2, allow_nan=False) + "\n"
+        return json_text(document)
     return "".join(f"{line}\n" for line in _lines(found))
 
 

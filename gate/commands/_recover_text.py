@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from gate.commands.recover import Recovery
 from gate.recipes import spelled
 from gate.trials import PLOT, Trial, front
-from gate.wording import plain, plural
+from gate.wording import json_text, plain, plural
 
 _RULE = 100
 _ERROR, _MOVE = 160, 160
@@ -31,7 +31,7 @@ def _json(found: Recovery) -> str:
         "record": None if found.finished is None else str(found.finished.folder),
         "trials": [trial.model_dump(mode="json") for trial in found.trials],
     }
-    return json.dumps(told, indent=2, allow_nan=False) + "\n"
+    return json_text(told)
 
 
 def _lines(found: Recovery) -> Iterator[str]:

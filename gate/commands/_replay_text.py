@@ -1,12 +1,21 @@
 """A replay for people, and for programs."""
 
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from typing import Any
 
 from gate.commands.replay import Replay
-from gate.wording import amount, metric_name, metric_value, plain, plural, short, unit_of, whole
+from gate.wording import (
+    amount,
+    json_text,
+    metric_name,
+    metric_value,
+    plain,
+    plural,
+    short,
+    unit_of,
+    whole,
+)
 
 _HOW = {
     "same": "every output has the same bits",
@@ -32,7 +41,7 @@ def to_json(found: Replay) -> str:
     told["versions"] = {
         name: {"recorded": old, "here": new} for name, (old, new) in found.versions.items()
     }
-    return json.dumps(told, indent=2, allow_nan=False) + "\n"
+    return json_text(told)
 
 
 def to_text(found: Replay) -> str:

@@ -1,6 +1,5 @@
 """`gate audit`: aliases and their moves, held against the records that have to back them."""
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -18,7 +17,7 @@ from gate.errors import EXIT_FAIL, EXIT_PASS
 from gate.registered import Move, Version, registered_name
 from gate.story import moment
 from gate.trackers import PastRun, Tracker
-from gate.wording import plain, plural
+from gate.wording import json_text, plain, plural
 
 BLIND = (
     "MLflow keeps no history of aliases: an alias that was moved by hand and back again left no "
@@ -224,7 +223,7 @@ def _json(found: Audit) -> str:
         "moves": [_move_fields(one) for one in found.moves],
         "cannot_see": BLIND,
     }
-    return json.dumps(told, indent=2, allow_nan=False) + "\n"
+    return json_text(told)
 
 
 def _move_fields(one: Moved) -> dict[str, object]:

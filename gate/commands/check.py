@@ -1,6 +1,5 @@
 """`gate check`: validate policies, running nothing."""
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -12,6 +11,7 @@ from gate.judgeable import unsupported
 from gate.policy_file import LoadedPolicy, load_policy
 from gate.preflight import preflight
 from gate.waivers import FILE, InForce, beside, load_waivers
+from gate.wording import json_text
 
 
 class Line(NamedTuple):
@@ -80,7 +80,7 @@ def as_json(found: Sequence[Checked]) -> str:
         "policies": [_fields(one) for one in found],
         "exit_code": worst(one.exit_code for one in found),
     }
-    return json.dumps(told, indent=2, ensure_ascii=False) + "\n"
+    return json_text(told)
 
 
 def _problems(one: Checked) -> list[str]:

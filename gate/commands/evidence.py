@@ -2,7 +2,6 @@
 
 import hashlib
 import io
-import json
 import re
 import zipfile
 from collections.abc import Mapping
@@ -22,6 +21,7 @@ from gate.policy_file import chain
 from gate.records import GateRecord
 from gate.registered import registered_name
 from gate.trackers import Tracker
+from gate.wording import json_text
 
 SUMS = "SHA256SUMS"
 ROWS, OUTPUTS = "rows.npz", "outputs.npz"
@@ -217,7 +217,7 @@ def _asked(record: GateRecord, tracker: Tracker) -> _Part:
 
 
 def _json(told: object) -> bytes:
-    return (json.dumps(told, indent=2, allow_nan=False, ensure_ascii=False) + "\n").encode()
+    return json_text(told).encode()
 
 
 def _packed(files: Mapping[str, bytes]) -> bytes:

@@ -1,12 +1,12 @@
 """`gate explain`: the page of a code, from the files of gate/explanations."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from importlib import resources
 
 from gate.door import unknown
 from gate.errors import UsageError
+from gate.wording import json_text
 
 _KINDS = {
     "G1": "Errors: the gate could not judge",
@@ -74,7 +74,7 @@ def explain(codes: Sequence[str], format_: str = "text") -> str:
     pages = [page(code) for code in (codes or known())]
     if format_ == "json":
         told = {"pages": [asdict(one) for one in pages]}
-        return json.dumps(told, indent=2, ensure_ascii=False) + "\n"
+        return json_text(told)
     if codes:
         return "\n".join(one.whole for one in pages)
     return document(pages) if format_ == "markdown" else _listing(pages)

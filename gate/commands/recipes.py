@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from gate.door import unknown
 from gate.errors import UsageError
 from gate.recipes import RECIPES, TARGETS, Recipe
+from gate.wording import json_text
 
 
 def recipes(names: Sequence[str], format_: str = "text") -> str:
@@ -28,7 +29,7 @@ def _json(chosen: Sequence[Recipe]) -> str:
         "recipes": [recipe.model_dump(mode="json") for recipe in chosen],
         "targets": [{"name": name, "summary": one.summary} for name, one in TARGETS.items()],
     }
-    return json.dumps(told, indent=2, ensure_ascii=False) + "\n"
+    return json_text(told)
 
 
 def _listing() -> Iterator[str]:

@@ -1,6 +1,5 @@
 """`gate tasks`: what models can be judged for, and by which metrics."""
 
-import json
 from dataclasses import asdict
 from typing import Any
 
@@ -8,6 +7,7 @@ import click
 
 from gate import decoding, tasks
 from gate.metrics import MODEL_METRICS, Traits
+from gate.wording import json_text
 
 
 def print_tasks(key: str | None) -> int:
@@ -33,7 +33,7 @@ def as_json(key: str | None) -> str:
         told = _fields(key)
     else:
         told = {"tasks": [_fields(name) for name in sorted(tasks.names())]}
-    return json.dumps(told, indent=2, ensure_ascii=False) + "\n"
+    return json_text(told)
 
 
 def _fields(key: str) -> dict[str, Any]:

@@ -61,6 +61,11 @@ def _names(path: Path) -> list[str]:
             "out of the folder"
         )
     for name in names:
+        if not os.path.isfile(os.path.join(path, name)):
+            raise DataError(
+                f"{path}: {name!r} is no file but a device, a pipe or a link to nothing; take it "
+                "out of the folder"
+            )
         if not name.isprintable():
             raise DataError(
                 f"{path}: the file name {name!r} has control characters or is not Unicode; rename "

@@ -8,6 +8,7 @@ from typing import Any
 from gate import story
 from gate.errors import RecordError
 from gate.records import GateRecord
+from gate.wording import json_text
 
 
 class JsonReporter:
@@ -29,7 +30,7 @@ class JsonReporter:
         fields = json.loads(record.model_dump_json())
         for told, case in zip(fields["verdict"]["findings"], story.cases(record), strict=True):
             told["code"] = case.code
-        return json.dumps(fields, indent=2, ensure_ascii=False) + "\n"
+        return json_text(fields)
 
 
 REPORTER = JsonReporter()

@@ -33,6 +33,7 @@ ERRORS = {
     "RecordError": "G111",
     "TrackerError": "G112",
     "EngineError": "G113",
+    "FetchError": "G114",
 }
 FINDINGS = {
     "PROVEN": "G200",

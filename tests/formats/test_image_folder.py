@@ -1,3 +1,5 @@
+import os
+
 import numpy as np
 import pytest
 from support.pictures import encoded, pixels
@@ -64,6 +66,15 @@ def test_links_that_lead_back_are_refused(tmp_path):
     (tmp_path / "b" / "back").symlink_to(tmp_path / "a")
     with pytest.raises(DataError, match=r"'a/other/back' is a link to a folder that it lies in"):
         read(tmp_path)
+
+
+@pytest.mark.parametrize("target", ["/dev/zero", "../pipe", "/no/such"])
+def test_what_is_no_file_is_not_waited_for(tmp_path, target):
+    os.mkfifo(tmp_path / "pipe")
+    write(tmp_path / "a", "1.png")
+    (tmp_path / "a" / "2.png").symlink_to(target)
+    with pytest.raises(DataError, match=r"'2\.png' is no file but a device, a pipe or a link to"):
+        read(tmp_path / "a")
 
 
 def test_an_empty_class(tmp_path):
