@@ -9,13 +9,14 @@ is called where it stands.
 
 import json
 import os
+import select
 import signal
 import sys
 import traceback
 from collections.abc import Callable, Mapping
 from functools import cache, wraps
 from importlib import import_module
-from threading import Lock
+from threading import Lock, Thread, Timer
 from typing import Any, BinaryIO, NoReturn, ParamSpec, TypeVar, cast, get_type_hints
 
 from gate import errors, offline
@@ -26,6 +27,9 @@ R = TypeVar("R")
 Wire = dict[str, Any]
 _MOST = 1 << 30
 """Bytes of a message: far more than any record has."""
+_GIVE_UP = signal.SIGUSR1
+_PATIENCE_S = 4.0
+"""For who is to give up; GitHub's runner kills a cancelled job ten seconds after it has asked."""
 _LOST = (
     "the process that reaches the network for this run is gone: look for want of memory, and run "
     "the gate again"
@@ -105,10 +109,11 @@ def reaches_out(function: Callable[P, R]) -> Callable[P, R]:
 class Link:
     """The end of the process that runs models."""
 
-    def __init__(self, answers: int, questions: int) -> None:
-        """By the descriptors of two pipes."""
+    def __init__(self, answers: int, questions: int, pid: int | None = None) -> None:
+        """By the descriptors of two pipes; `pid` is who answers, where that is a process."""
         self._answers = os.fdopen(answers, "rb")
         self._questions = os.fdopen(questions, "wb", buffering=0)
+        self._pid = pid
         self._lock = Lock()
         self._asked = 0
 
@@ -118,24 +123,49 @@ class Link:
         Raises:
             GateError: as the function raised it.
             LostError: nobody answers.
+            KeyboardInterrupt: a signal came, and the function was ended by it.
         """
         with self._lock:
             self._asked += 1
-            answer = self._answer({"number": self._asked, "name": name, "arguments": arguments})
+            question = {"number": self._asked, "name": name, "arguments": arguments}
+            try:
+                answer = self._answer(question)
+            except KeyboardInterrupt:
+                answer = self._given_up()
         if "error" in answer:
             raise _error(answer["error"])
         return answer["returned"]
 
     def _answer(self, question: Wire) -> Wire:
-        """Answers that nobody waited for, as a signal came, are passed over."""
         try:
             _put(self._questions, question)
-            while (answer := _got(self._answers)) is not None:
-                if answer["number"] == question["number"]:
-                    return answer
+            return self._heard()
         except (OSError, ValueError) as error:
             raise LostError(_LOST) from error
+
+    def _heard(self) -> Wire:
+        """The answer to what was asked last; others, that nobody waited for, are passed over."""
+        while (answer := _got(self._answers)) is not None:
+            if answer["number"] == self._asked:
+                return answer
         raise LostError(_LOST)
+
+    def _given_up(self) -> Wire:
+        """The answer, where it was there before the signal: what was done is not called undone."""
+        if self._pid is None:
+            raise KeyboardInterrupt
+        os.kill(self._pid, _GIVE_UP)
+        patience = Timer(_PATIENCE_S, os.kill, (self._pid, signal.SIGKILL))
+        patience.start()
+        try:
+            answer = self._heard()
+        except (OSError, ValueError, LostError):
+            raise KeyboardInterrupt from None
+        finally:
+            patience.cancel()
+        if "given up" in answer:
+            raise KeyboardInterrupt
+        return answer
 
     def close(self) -> None:
         """Ask nothing any more, and wait until what was asked is done."""
@@ -158,14 +188,15 @@ def begin() -> Link:
     Nothing heavy may be imported yet, and no thread begun.
     """
     questions, answers = os.pipe(), os.pipe()
-    if os.fork() == 0:
+    pid = os.fork()
+    if pid == 0:
         offline.hide()
         os.close(questions[1])
         os.close(answers[0])
         _serve(questions[0], answers[1])
     os.close(questions[0])
     os.close(answers[1])
-    return Link(answers[0], questions[1])
+    return Link(answers[0], questions[1], pid)
 
 
 def through(link: Link) -> None:
@@ -201,9 +232,11 @@ def _error(told: Wire) -> Exception:
 
 
 def _serve(questions: int, answers: int) -> NoReturn:
-    """A signal to end is for those who ask."""
+    """A signal to end is for those who ask; where they are gone, so is what they asked for."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
+    signal.signal(_GIVE_UP, _give_up)
+    Thread(target=_end_with, args=[answers], daemon=True).start()
     code = EXIT_ERROR
     try:
         answer_all(questions, answers)
@@ -214,6 +247,23 @@ def _serve(questions: int, answers: int) -> NoReturn:
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
+
+
+def _end_with(answers: int) -> None:
+    """Leave it half done, as a run's record in a tracker, which counts only when it is whole."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, [_GIVE_UP])
+    watched = select.poll()
+    watched.register(answers, 0)  # an error, once nobody can read there, is told in any case
+    watched.poll()
+    os._exit(EXIT_ERROR)
+
+
+_busy = False
+
+
+def _give_up(*_: object) -> None:
+    if _busy:
+        raise KeyboardInterrupt
 
 
 def answer_all(questions: int, answers: int) -> None:
@@ -232,14 +282,22 @@ def answer_all(questions: int, answers: int) -> None:
 
 
 def _answered(question: Wire) -> Wire:
+    global _busy  # noqa: PLW0603 - a process has one
     number = {"number": question["number"]}
     try:
-        return number | {"returned": _called(question["name"], question["arguments"])}
+        _busy = True
+        returned = _called(question["name"], question["arguments"])
+        _busy = False
+        return number | {"returned": returned}
+    except KeyboardInterrupt:
+        return number | {"given up": True}
     except GateError as error:
         notes = list(getattr(error, "__notes__", []))
         return number | _told(type(error).__name__, str(error), notes)
     except Exception:  # noqa: BLE001 - told as a defect to who asked, with where it happened
         return number | _told("", traceback.format_exc(), [])
+    finally:
+        _busy = False
 
 
 def _told(kind: str, message: str, notes: list[str]) -> Wire:

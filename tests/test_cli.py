@@ -312,7 +312,10 @@ def completed(line: str, **setting: str) -> list[str]:
         ("gate expl", ["plain,explain"]),
         ("gate recipes dyn", ["plain,dynamic"]),
         ("gate tasks text_c", ["plain,text_classification"]),
-        ("gate explain G11", ["plain,G110", "plain,G111", "plain,G112", "plain,G113"]),
+        (
+            "gate explain G11",
+            ["plain,G110", "plain,G111", "plain,G112", "plain,G113", "plain,G114"],
+        ),
         ("gate run p", ["plain,project/policy.yaml"]),
         ("gate judge out --policy ./", ["plain,./project/policy.yaml"]),
         ("gate run project/policy.yaml --format j", ["plain,json", "plain,junit"]),

@@ -3,8 +3,10 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -219,3 +221,68 @@ def test_it_ends_with_those_who_ask() -> None:
 def test_half_a_question_is_none() -> None:
     ended = begun("os.write(link._questions.fileno(), b'{\"number\"'); sys.exit(0)")
     assert (ended.returncode, ended.stderr) == (0, "")
+
+
+# ── signals ───────────────────────────────────────────────────────────────────────────────
+
+_SLOW = """
+from gate import interruption, remote
+from pathlib import Path
+interruption.heed()
+print("begun", flush=True)
+try:
+    remote.local("https://127.0.0.1:{port}/x.npz", Path("."))
+except KeyboardInterrupt:
+    print("interrupted", flush=True)
+from gate import trackers
+print(trackers.get("none").where(), flush=True)
+outside.end()
+"""
+
+
+@pytest.fixture
+def silent() -> Iterator[socket.socket]:
+    """A server that accepts, and never says a word."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(30)
+        yield server
+
+
+def test_what_is_asked_is_given_up_on_a_signal(silent: socket.socket) -> None:
+    """And what is asked at the end, as a claim that is released, is answered still."""
+    act = _SLOW.format(port=silent.getsockname()[1])
+    with subprocess.Popen(
+        [sys.executable, "-c", _PROGRAM.format(act=act)], stdout=subprocess.PIPE, text=True
+    ) as running:
+        connection, _ = silent.accept()
+        began = time.monotonic()
+        running.send_signal(signal.SIGTERM)
+        out, _ = running.communicate(timeout=30)
+    connection.close()
+    assert out == "begun\ninterrupted\nnowhere (--tracker none)\n"
+    assert time.monotonic() - began < outside._PATIENCE_S
+
+
+def test_what_is_asked_is_left_where_who_asks_is_gone(silent: socket.socket) -> None:
+    """It must not go on to a tracker's PASS of a run that came to none."""
+    act = _SLOW.format(port=silent.getsockname()[1])
+    with subprocess.Popen(
+        [sys.executable, "-c", _PROGRAM.format(act=act)], stdout=subprocess.PIPE
+    ) as running:
+        connection, _ = silent.accept()
+        connection.settimeout(10)
+        running.kill()
+        while connection.recv(4096):  # until the other end is closed
+            pass
+    connection.close()
+
+
+def test_what_was_done_before_the_signal_is_done(link: Link) -> None:
+    link._pid = os.getpid()
+    before = signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    try:
+        outside._put(link._questions, {"number": 1, "name": "no:such", "arguments": {}})
+        link._asked = 1
+        assert "error" in link._given_up()
+    finally:
+        signal.signal(signal.SIGUSR1, before)
