@@ -11,8 +11,9 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from support.project import CNN, Project
 
+from gate import limits
 from gate.errors import EvaluationError, UsageError
-from gate.limits import limit, out_of_memory
+from gate.limits import limit, machine_gib, out_of_memory
 
 
 @pytest.fixture
@@ -150,3 +151,37 @@ def test_memory_is_not_said_to_be_held_where_it_is_not(monkeypatch: pytest.Monke
     monkeypatch.setattr(sys, "platform", "darwin")
     with pytest.raises(UsageError, match="held on Linux alone"):
         limit(memory_gib=1.0, minutes=None)
+
+
+# ── what the machine has ──────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc is Linux's")
+@pytest.mark.parametrize(
+    ("groups", "expected"),
+    [
+        ({}, None),
+        ({"a/b/memory.max": "max\n"}, None),
+        ({"a/b/memory.max": "1073741824\n"}, 1.0),
+        ({"a/b/memory.max": "max\n", "a/memory.max": "536870912\n"}, 0.5),
+        ({"a/b/memory.max": "1073741824\n", "a/memory.max": "536870912\n"}, 0.5),
+        ({"memory.max": "268435456\n"}, 0.25),
+    ],
+)
+def test_a_container_has_less_than_its_machine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, groups: dict[str, str], expected: float | None
+) -> None:
+    for name, text in groups.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    told = tmp_path / "cgroup"
+    told.write_text("1:cpu,memory:/of/version/1\n0::/a/b\n")
+    whole = machine_gib()
+    monkeypatch.setattr(limits, "_CGROUPS", tmp_path)
+    monkeypatch.setattr(limits, "_CGROUP", told)
+    assert machine_gib() == (whole if expected is None else expected)
+
+
+def test_where_nothing_tells_there_is_no_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "platform", "darwin")
+    assert machine_gib() is None
