@@ -1,7 +1,6 @@
 """`run_gate`: the whole story of one run, from a candidate to a verdict on the record."""
 
 import os
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -164,7 +163,7 @@ def _run(
                 stage=stage,
                 source=given.name,
             ),
-            tempfile.TemporaryDirectory(prefix="gate-") as scratch,
+            publish.scratch() as scratch,
         ):
             if unreachable is not None and (bootstrap or wanted(loaded.policy)):
                 raise unreachable  # what there is to be held against is there
@@ -173,10 +172,10 @@ def _run(
                 stage=stage,
                 backend=backends.open_once(backends.get(BACKEND)),
                 threads=by.threads or os.cpu_count() or 1,
-                scratch=Path(scratch),
+                scratch=scratch,
                 progress=progress,
                 known=known,
-                releases=releases(keeper, loaded.policy, Path(scratch), bootstrap=bootstrap),
+                releases=releases(keeper, loaded.policy, scratch, bootstrap=bootstrap),
                 bootstrap=bootstrap,
                 waivers=held,
                 paranoid=asked.paranoid,

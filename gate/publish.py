@@ -1,16 +1,17 @@
 """A verdict made durable: the record's folder first, the tracker last."""
 
+import errno
 import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 from gate import reporters
-from gate.errors import GateError, RecordError, TrackerError, UsageError
+from gate.errors import EvaluationError, GateError, RecordError, TrackerError, UsageError
 from gate.records import GateRecord
 from gate.statistics.ledger import Attempt
 from gate.trackers import PastRun, Tracker
@@ -19,6 +20,10 @@ RECORD = "record.json"
 RUNS = Path(".gate")
 """Where runs without `--out` go."""
 _CLAIM = ".gate.lock"
+_OF_DISKS = frozenset(
+    {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.ENODEV}
+)
+"""What a disk that is full, or broken, answers, whatever was to be written to it."""
 LastPass = tuple[PastRun, Mapping[str, Any] | None]
 """The newest PASS of a model, and its stored record where it has one."""
 
@@ -120,6 +125,37 @@ def demand_writable(folder: Path) -> None:
 
 
 @contextmanager
+def scratch() -> Iterator[Path]:
+    """A private folder for what a run makes on its way; gone at the end of the block.
+
+    Raises:
+        EvaluationError: it cannot be made, or its disk is full: that is no defect of the gate.
+    """
+    try:
+        private = tempfile.TemporaryDirectory(prefix="gate-")
+    except OSError as error:
+        raise EvaluationError(
+            f"there is nowhere to work: {error.strerror}. Free the disk, or set TMPDIR to a folder "
+            "on one with room"
+        ) from error
+    with private as name, _of_disks(Path(name)):
+        yield Path(name)
+
+
+@contextmanager
+def _of_disks(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _OF_DISKS:
+            raise
+        raise EvaluationError(
+            f"{error.filename or folder} cannot be written: {error.strerror}. Free the disk, or "
+            "set TMPDIR to one with room, and run the gate again"
+        ) from error
+
+
+@contextmanager
 def writing(folder: Path) -> Iterator[None]:
     """What the disk refuses is a record that could not be written, not a defect of the gate."""
     try:
@@ -138,27 +174,39 @@ def keep_models(scratch: Path, folder: Path) -> None:
 def finish(record: GateRecord, folder: Path) -> None:
     """Write every report of a record into its folder, and the record itself last and at once.
 
-    A folder without `record.json` is not a finished run, however it came to be.
+    A folder without `record.json` is not a finished run, however it came to be. None of them has
+    its name before all are on the disk: a report alone would tell of a verdict that nobody keeps.
 
     Raises:
         RecordError: the folder cannot be written.
     """
+    found = (reporters.get(key) for key in reporters.names())
+    texts = {r.filename: r.render(record) for r in found if r.filename not in (None, RECORD)}
+    texts[RECORD] = reporters.get("json").render(record)
     with writing(folder):
-        for key in reporters.names():
-            reporter = reporters.get(key)
-            if reporter.filename not in (None, RECORD):
-                put(folder / str(reporter.filename), reporter.render(record))
-        put(folder / RECORD, reporters.get("json").render(record))
+        _put_all({folder / str(name): text for name, text in texts.items()})
 
 
 def put(path: Path, text: str) -> None:
     """Write a file so that it is there whole or not at all."""
-    partial = path.with_name(f".{path.name}.partial")
-    with partial.open("w", encoding="utf-8") as stream:
-        stream.write(text)
-        stream.flush()
-        os.fsync(stream.fileno())
-    partial.replace(path)
+    _put_all({path: text})
+
+
+def _put_all(texts: Mapping[Path, str]) -> None:
+    """All of them or none, but for a process that is killed between two of their names."""
+    partials = {path: path.with_name(f".{path.name}.partial") for path in texts}
+    try:
+        for path, text in texts.items():
+            with partials[path].open("w", encoding="utf-8") as stream:
+                stream.write(text)
+                stream.flush()
+                os.fsync(stream.fileno())
+        for path, partial in partials.items():
+            partial.replace(path)
+    finally:
+        for partial in partials.values():
+            with suppress(OSError):
+                partial.unlink(missing_ok=True)
 
 
 # ── the tracker ───────────────────────────────────────────────────────────────────────────

@@ -1,7 +1,10 @@
 """ONNX Runtime on the CPU: runs models, quantizes them, and proves what ran."""
 
+import errno
 import os
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -88,7 +91,8 @@ class OnnxRuntime:
                 options.add_session_config_entry(
                     "session.optimized_model_external_initializers_file_name", "model.data"
                 )
-            _load(str(model), options, name=model)
+            with _of_full_disk(written.parent, model):
+                _load(str(model), options, name=model)
             optimized = graphs.read(written)
         _check_standard(model, optimized)
         graphs.name_nodes(optimized)
@@ -332,6 +336,17 @@ def _load(source: str | bytes, options: Any, *, name: Path) -> Any:
             f"ONNX Runtime cannot load {name}: {graphs.first_line(error)}. "
             "Check the file with onnx.checker, or export the model again."
         ) from error
+
+
+@contextmanager
+def _of_full_disk(folder: Path, model: Path) -> Iterator[None]:
+    """Where the runtime cannot write, it says that the model is invalid."""
+    try:
+        yield
+    except CandidateError as error:
+        if shutil.disk_usage(folder).free >= model.stat().st_size:
+            raise
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder)) from error
 
 
 def _view(value: Any) -> Array:

@@ -4,14 +4,13 @@ Layers are compared on calibration data, never on held-out examples: what is cho
 seen what it will be judged on.
 """
 
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from gate import backends, decoding, diagnose, plugins, tasks
+from gate import backends, decoding, diagnose, plugins, publish, tasks
 from gate.backends import Backend
 from gate.commands import _replay_stored as stores
 from gate.commands.report import load_record, record_file
@@ -95,7 +94,7 @@ def diagnosed(
     record = stores.with_own_files(load_record(path), folder)
     int8, fp32 = stores.demand_artifact(folder, record), stores.demand_fp32(folder, record)
     evaluation = stores.vouched_rows(folder, record)
-    with tempfile.TemporaryDirectory(prefix="gate-") as scratch:
+    with publish.scratch() as scratch:
         case = _Case(
             record=record,
             fp32=fp32,
@@ -103,7 +102,7 @@ def diagnosed(
             evaluation=evaluation,
             metrics=_metrics(record, evaluation),
             backend=backends.get(BACKEND),
-            scratch=Path(scratch),
+            scratch=scratch,
         )
         told.step("slices")
         found = diagnose.losing_slices(evaluation, case.metrics, seed=record.policy.judge.seed)

@@ -6,7 +6,6 @@ interrupted goes on where it was.
 """
 
 import os
-import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
@@ -127,7 +126,7 @@ def recover(
     keeper, asked = trackers.get(tracker), Given(candidate=given, trust=trust)
     keeper.prepare()
     by = By(engine, threads, workers, shard_timeout)
-    with tempfile.TemporaryDirectory(prefix="gate-") as scratch:
+    with publish.scratch() as scratch:
         run = _begun(loaded, stage, by, scratch, told)
         releases(keeper, loaded.policy, run.scratch, bootstrap=bootstrap)  # or it fails here
         found = _searched(run, asked, _limits(trials, minutes), keeper)
@@ -151,13 +150,13 @@ def _gated(loaded: LoadedPolicy, given: Any, by: By, **options: Any) -> Finished
     )
 
 
-def _begun(loaded: LoadedPolicy, stage: Stage, by: By, scratch: str, told: Progress) -> Run:
+def _begun(loaded: LoadedPolicy, stage: Stage, by: By, scratch: Path, told: Progress) -> Run:
     return Run(
         loaded=loaded,
         stage=stage,
         backend=backends.get(BACKEND),
         threads=by.threads or os.cpu_count() or 1,
-        scratch=Path(scratch),
+        scratch=scratch,
         progress=told,
         known=publish.Known(),
         by=by,

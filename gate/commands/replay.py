@@ -5,7 +5,6 @@ sums of products with 8-bit signed weights saturate, and the same file predicts 
 """
 
 import math
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from gate import backends
+from gate import backends, publish
 from gate.commands import _replay_cpu as cpus
 from gate.commands import _replay_stored as stores
 from gate.commands._replay_stored import Stored
@@ -129,7 +128,7 @@ def replay(
     told.step("read the record")
     model = stores.demand_artifact(folder, record)
     every = stores.load_stored(folder, record)
-    with tempfile.TemporaryDirectory(prefix="gate-") as scratch:
+    with publish.scratch() as scratch:
         record = stores.with_own_files(record, folder)
         split = stores.held_out(record, data, _subfolder(scratch, "data"))
         task = stores.bind(folder, record, split, every, backends.get(BACKEND))
@@ -161,7 +160,7 @@ def _run(
     *,
     split: Split,
     whole: bool,
-    scratch: str,
+    scratch: Path,
     told: Progress,
 ) -> cpus.Ran:
     size = record.provenance.batch_size
@@ -178,8 +177,8 @@ def _run(
     )
 
 
-def _subfolder(scratch: str, name: str) -> Path:
-    folder = Path(scratch) / name
+def _subfolder(scratch: Path, name: str) -> Path:
+    folder = scratch / name
     folder.mkdir()
     return folder
 

@@ -123,8 +123,14 @@ def register(client: Any, run: Any, record: GateRecord, files: Sequence[Path]) -
 
 def _registered(client: Any, name: str, run_id: str) -> str | None:
     """The version that a run made; None where it made none."""
-    known = client.search_model_versions(f"name='{name}' and run_id='{run_id}'")
+    known = registered(client, name, run_id)
     return str(known[0].version) if known else None
+
+
+def registered(client: Any, name: str, run_id: str) -> Sequence[Any]:
+    """Every version of the registered model that a run made."""
+    found: Sequence[Any] = client.search_model_versions(f"name='{name}' and run_id='{run_id}'")
+    return found
 
 
 def _created(client: Any, name: str, run: Any, record: GateRecord) -> str:

@@ -3,7 +3,8 @@
 A run counts only when its tag `gate.complete` is true. That tag and the outcome are written last,
 in one request, so a run that was cut short never shows a verdict; logging its record again
 completes it. The INT8 model of a release is registered as `<model>-int8`, byte for byte, whatever
-its verdict; logging sets no alias: `MlflowRegistry.move` does, when it is told to.
+its verdict, which the version shows once the run does. Logging sets no alias:
+`MlflowRegistry.move` does, when it is told to.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -82,6 +83,8 @@ class MlflowTracker:
             run = _begun(client, place, record)
             if run.data.tags.get(COMPLETE) != "true":
                 _fill(client, run, record, files)
+            else:
+                _complete_versions(client, run, record)
             return str(run.info.run_id)
 
     def log_error(self, model: str, *, stage: str, source: str, error: str) -> None:
@@ -262,13 +265,24 @@ def _fill(client: Any, run: Any, record: GateRecord, files: _Files) -> None:
     if version is not None:
         tags[VERSION] = version
     _log(client, run_id, _milliseconds(record.created), record, tags)
-    if version is not None:
-        name = registered_name(record.model)
-        client.set_model_version_tag(name, version, OUTCOME, record.verdict.outcome)
     seconds = sum(record.durations.values())
     end = _milliseconds(record.created) + round(1000 * seconds)
     client.set_terminated(run_id, "FINISHED", end_time=end)
     _close(client, run_id, record.verdict.outcome)
+    if version is not None:  # last: a version shows no verdict that its run does not
+        _tell_outcome(client, version, record)
+
+
+def _complete_versions(client: Any, run: Any, record: GateRecord) -> None:
+    """Of a run that is whole: the outcome of its version, where that was cut short."""
+    for version in packaged.registered(client, registered_name(record.model), run.info.run_id):
+        if OUTCOME not in version.tags:
+            _tell_outcome(client, version.version, record)
+
+
+def _tell_outcome(client: Any, version: str, record: GateRecord) -> None:
+    name = registered_name(record.model)
+    client.set_model_version_tag(name, version, OUTCOME, record.verdict.outcome)
 
 
 def _log(client: Any, run_id: str, when: int, record: GateRecord, tags: Mapping[str, str]) -> None:

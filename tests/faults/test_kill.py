@@ -14,13 +14,10 @@ from typing import Any
 import pytest
 from support.project import CNN, Project
 
-import gate
-from gate import run as running
 from gate import trackers
 from gate.cli import exit_code_of
 from gate.commands.audit import audit
 from gate.commands.report import load_record
-from gate.errors import RecordError
 from gate.registered import registered_name
 from gate.trackers import Tracker
 
@@ -109,44 +106,3 @@ def test_a_run_that_is_killed_releases_nothing_and_the_next_one_does(
     record_property("killed", stopped)
     assert stopped >= count // 2
     demand_finished(project, "again")
-
-
-# ── a disk that changes what lies on it ───────────────────────────────────────────────────
-
-
-@pytest.mark.parametrize("name", ["model.int8.onnx", "model.fp32.onnx"])
-def test_a_model_that_changes_after_it_was_judged_is_not_recorded(
-    project: Project, monkeypatch: pytest.MonkeyPatch, name: str
-) -> None:
-    was = running.save_arrays
-
-    def spoil(path: Path, arrays: Any) -> None:
-        was(path, arrays)
-        for model in _scratch.rglob(name if path.name == "rows.npz" else "none"):
-            content = bytearray(model.read_bytes())
-            content[len(content) // 2] ^= 1
-            model.write_bytes(content)
-
-    _scratch = project.folder / "tmp"
-    _scratch.mkdir()
-    monkeypatch.setattr("tempfile.tempdir", str(_scratch))
-    monkeypatch.setattr(running, "save_arrays", spoil)
-    with pytest.raises(RecordError, match=rf"{name} was changed after it was judged"):
-        gate.run_gate(project.policy, CNN, tracker="none", threads=1, out=project.folder / "out")
-    assert not (project.folder / "out" / "record.json").exists()
-
-
-# ── a clock that jumps ────────────────────────────────────────────────────────────────────
-
-
-@pytest.mark.parametrize("days", [-400, 400])
-def test_a_clock_that_jumps_changes_no_evidence(
-    project: Project, monkeypatch: pytest.MonkeyPatch, days: int
-) -> None:
-    first = gate.run_gate(project.policy, CNN, tracker="none", threads=1).record
-    was = time.time
-
-    monkeypatch.setattr(time, "time", lambda: was() + 86_400 * days)
-    again = gate.run_gate(project.policy, CNN, tracker="none", threads=1).record
-    for one in ("rows_sha256", "outputs_sha256", "comparisons", "verdict"):
-        assert getattr(again, one) == getattr(first, one)
