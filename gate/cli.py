@@ -336,7 +336,7 @@ def exit_code_of(arguments: Sequence[str] | None = None) -> int:
 def _failed(error: Exception) -> int:
     if interruption.came():
         return _interrupted(error)
-    if isinstance(error, MemoryError):
+    if limits.is_want_of_memory(error):
         error = limits.out_of_memory()
     if isinstance(error, GateError):
         tell(error)

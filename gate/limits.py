@@ -1,5 +1,6 @@
 """What a run may take of a machine: whoever made the model may have made it to take all."""
 
+import errno
 import math
 import os
 import signal
@@ -15,6 +16,14 @@ MINUTES = 24 * 60.0
 """Of a run that nobody has limited."""
 _CGROUP = Path("/proc/self/cgroup")
 _CGROUPS = Path("/sys/fs/cgroup")
+_LIBRARIES_GIB = 2.0
+"""With less, what is imported later may be refused."""
+_REFUSED = (
+    "failed to map segment",
+    "can't start new thread",
+    "error return without exception set",
+    "returned NULL without setting an exception",
+)
 
 
 def limit(*, memory_gib: float | None, minutes: float | None) -> None:
@@ -31,6 +40,9 @@ def limit(*, memory_gib: float | None, minutes: float | None) -> None:
         if value is not None and not 0 < value < math.inf:
             raise UsageError(f"{flag} {value} is no amount: give a number above 0")
     if memory_gib is not None:
+        if memory_gib < _LIBRARIES_GIB:
+            import scipy.special  # noqa: F401  (its BLAS and numpy's loop when they are refused)
+
         _limit_memory(int(memory_gib * GIB))
     if minutes is not None:
         timer = threading.Timer(60 * minutes, _end, args=[minutes])
@@ -61,6 +73,15 @@ def _of_container() -> Iterator[int]:
             limit = folder / "memory.max"
             if limit.is_file() and (text := limit.read_text().strip()).isdigit():
                 yield int(text)
+
+
+def is_want_of_memory(error: BaseException) -> bool:
+    """Whether code was refused memory; native code tells of it in words of its own."""
+    if isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM:
+        return True
+    return isinstance(error, ImportError | RuntimeError | SystemError) and any(
+        words in str(error) for words in _REFUSED
+    )
 
 
 def out_of_memory() -> EvaluationError:

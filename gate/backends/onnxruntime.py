@@ -31,6 +31,7 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read when it is imported,
 _version = cache(version)  # of what is loaded: it stays, and its metadata are long to parse
 _PROVIDERS = ("CPUExecutionProvider",)
 _SILENT = 4
+_REFUSED = "std::bad_alloc"
 _NUMPY_NAMES = {"float": "float32", "double": "float64", "string": "object"}
 """Where ONNX Runtime and numpy call a type differently."""
 
@@ -332,6 +333,8 @@ def _load(source: str | bytes, options: Any, *, name: Path) -> Any:
     try:
         return ort.InferenceSession(source, options, providers=list(_PROVIDERS))
     except Exception as error:
+        if _REFUSED in str(error):
+            raise MemoryError from error
         raise CandidateError(
             f"ONNX Runtime cannot load {name}: {graphs.first_line(error)}. "
             "Check the file with onnx.checker, or export the model again."
