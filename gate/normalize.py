@@ -271,7 +271,7 @@ def _external(path: Path, location: str) -> Path:
 
 def _parse(path: Path) -> Any:
     import onnx
-    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+    from google.protobuf.message import DecodeError
 
     try:
         model = onnx.load_model(path, format="protobuf", load_external_data=False)

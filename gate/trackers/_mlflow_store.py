@@ -289,14 +289,18 @@ def _told(place: Place) -> Iterator[None]:
 
 def _failures() -> tuple[type[BaseException], ...]:
     """Every way in which a store fails; whatever else is raised is a defect and stays one."""
+    from json import JSONDecodeError
+
     from alembic.util.exc import CommandError
+    from google.protobuf.json_format import Error as MessageError
     from mlflow.exceptions import MlflowException
     from requests import RequestException
     from sqlalchemy.exc import SQLAlchemyError
 
     cloud = (getattr(sys.modules.get(module), name, None) for module, name in _CLOUD_ERRORS)
     known = (MlflowException, RequestException, SQLAlchemyError, CommandError, OSError, ImportError)
-    return (*known, *(error for error in cloud if error is not None))
+    garbled = (JSONDecodeError, MessageError)
+    return (*known, *garbled, *(error for error in cloud if error is not None))
 
 
 def reason(error: BaseException, place: Place) -> str:

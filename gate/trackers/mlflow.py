@@ -257,6 +257,7 @@ def _fill(client: Any, run: Any, record: GateRecord, files: _Files) -> None:
     version = packaged.register(client, run, record, files.model) if files.model else None
     for path in files.evidence:
         client.log_artifact(run_id, str(path))
+    _demand_kept(client, run_id, files.evidence)
     store.insisted(lambda: client.log_inputs(run_id, datasets=_datasets(record)))
     tags = content.tags(record)
     tags[SENT] = next(artifact.sha256_of(f) for f in files.evidence if f.name == content.RECORD)
@@ -283,6 +284,8 @@ def _complete_versions(client: Any, run: Any, record: GateRecord) -> None:
 def _tell_outcome(client: Any, version: str, record: GateRecord) -> None:
     name = registered_name(record.model)
     client.set_model_version_tag(name, version, OUTCOME, record.verdict.outcome)
+    if client.get_model_version(name, version).tags.get(OUTCOME) != record.verdict.outcome:
+        _refuse(f"version {version} of {name} does not show its outcome, which was confirmed")
 
 
 def _log(client: Any, run_id: str, when: int, record: GateRecord, tags: Mapping[str, str]) -> None:
@@ -308,7 +311,18 @@ def _close(client: Any, run_id: str, outcome: str) -> None:
     """The outcome, and with it that nothing is missing: the last thing written to a run."""
     from mlflow.entities import RunTag
 
-    client.log_batch(run_id, tags=[RunTag(OUTCOME, outcome), RunTag(COMPLETE, "true")])
+    last = {OUTCOME: outcome, COMPLETE: "true"}
+    client.log_batch(run_id, tags=[RunTag(key, value) for key, value in last.items()])
+    if last.items() - client.get_run(run_id).data.tags.items():
+        _refuse(f"run {run_id} is not as it was sent: the server confirmed what it did not keep")
+
+
+def _demand_kept(client: Any, run_id: str, files: Sequence[Path]) -> None:
+    """Raises TrackerError where the store confirmed files that it does not list, or cut short."""
+    sizes = {found.path: found.file_size for found in client.list_artifacts(run_id)}
+    for file in files:
+        if sizes.get(file.name) not in (None, file.stat().st_size) or file.name not in sizes:
+            _refuse(f"{file.name} of run {run_id} was sent, and is not there as it was sent")
 
 
 def _datasets(record: GateRecord) -> list[Any]:

@@ -14,7 +14,7 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper
-from trackers import stores
+from trackers import links, stores
 from trackers.releases import a_move
 
 from gate import recipes
@@ -32,6 +32,7 @@ from gate.records import (
     TensorInfo,
     Verdict,
 )
+from gate.trackers import _mlflow_store as store
 
 START = datetime(2026, 3, 1, 12, 0, tzinfo=UTC)
 Kept = tuple[GateRecord, Path]
@@ -293,6 +294,18 @@ def large_server(
     folder = tmp_path_factory.mktemp("large-server")
     with stores.server(folder, f"{postgres}/served", "s3://gate/server", s3) as address:
         yield address
+
+
+@pytest.fixture
+def linked(
+    server: tuple[str, str], workplace: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[links.Link]:
+    stores.emptied(server[1])
+    monkeypatch.setitem(store.PATIENT, "MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    monkeypatch.setattr(store, "_PAUSES_S", (0.01,))
+    with links.link(server[0]) as found:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", found.address)
+        yield found
 
 
 @pytest.hookimpl(tryfirst=True)  # before the groups are read

@@ -1,20 +1,14 @@
 """MLflow on real stores: many at once, servers that die, files on S3, and how much is asked."""
 
-import http.client
-import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
-from urllib.parse import urlsplit
 
 import pytest
 from trackers import stores
+from trackers.links import Link
 from trackers.releases import NAME, a_move
 
 import gate
@@ -22,7 +16,6 @@ from gate import artifact
 from gate.errors import TrackerError
 from gate.records import GateRecord
 from gate.trackers import Registry
-from gate.trackers import _mlflow_store as store
 from gate.trackers.mlflow import TRACKER
 
 Keep = Callable[..., tuple[GateRecord, Path]]
@@ -125,104 +118,6 @@ def test_of_two_moves_at_once_one_is_refused(
 # ── a server that dies ────────────────────────────────────────────────────────────────────
 
 
-@dataclass
-class Link:
-    """Stands between the gate and a server; goes down at a request, or loses an answer."""
-
-    target: str
-    address: str = ""
-    down_at: str = ""
-    """How the path of that request ends."""
-    after: bool = False
-    """Whether the server still gets that request, so that only its answer is lost."""
-    down: bool = False
-    lost: list[str] = field(default_factory=list)
-    """How the paths of requests end whose answer is lost, once each."""
-    asked: list[str] = field(default_factory=list)
-
-    def lets_through(self, path: str) -> tuple[bool, bool]:
-        """Whether a request reaches the server, and its answer the gate."""
-        if self.down:
-            return False, False
-        if self.down_at and path.endswith(self.down_at):
-            self.down = True
-            return self.after, False
-        losing = next((end for end in self.lost if path.endswith(end)), None)
-        if losing is not None:
-            self.lost.remove(losing)
-        return True, losing is None
-
-
-class Handler(BaseHTTPRequestHandler):
-    """Passes requests on as the link of its server allows."""
-
-    protocol_version = "HTTP/1.1"
-    disable_nagle_algorithm = True
-    server: "Proxy"
-
-    def forward(self) -> None:
-        link, path = self.server.link, urlsplit(self.path).path
-        link.asked.append(path)
-        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-        there, back = link.lets_through(path)
-        answer = self.passed_on(body) if there else None
-        if answer is None or not back:
-            self.close_connection = True
-            with suppress(OSError):
-                self.connection.shutdown(socket.SHUT_RDWR)
-            return
-        self.send_response(answer.status)
-        for key, value in answer.getheaders():
-            if key.lower() in ("content-type", "content-disposition"):
-                self.send_header(key, value)
-        data = answer.read()
-        self.send_header("Content-Length", str(len(data)))
-        self.end_headers()
-        self.wfile.write(data)
-
-    do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = forward  # noqa: N815
-
-    def passed_on(self, body: bytes) -> http.client.HTTPResponse:
-        target = urlsplit(self.server.link.target)
-        connection = http.client.HTTPConnection(str(target.hostname), target.port or 80)
-        headers = {**dict(self.headers.items()), "Host": target.netloc, "Connection": "close"}
-        connection.request(self.command, self.path, body, headers)
-        return connection.getresponse()
-
-    def log_message(self, *_: Any) -> None:
-        """Say nothing."""
-
-
-class Proxy(ThreadingHTTPServer):
-    link: Link
-
-
-@contextmanager
-def link(server: str) -> Iterator[Link]:
-    proxy = Proxy(("127.0.0.1", 0), Handler)
-    proxy.link = Link(server, f"http://127.0.0.1:{proxy.server_address[1]}")
-    thread = threading.Thread(target=proxy.serve_forever, args=(0.05,))
-    thread.start()
-    try:
-        yield proxy.link
-    finally:
-        proxy.shutdown()
-        thread.join()
-        proxy.server_close()
-
-
-@pytest.fixture
-def linked(
-    server: tuple[str, str], workplace: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Link]:
-    stores.emptied(server[1])
-    monkeypatch.setitem(store.PATIENT, "MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    monkeypatch.setattr(store, "_PAUSES_S", (0.01,))
-    with link(server[0]) as found:
-        monkeypatch.setenv("MLFLOW_TRACKING_URI", found.address)
-        yield found
-
-
 @pytest.mark.parametrize(
     ("cut", "after"),
     [
@@ -307,7 +202,7 @@ def test_a_run_is_kept_in_few_requests(linked: Link, kept: Keep) -> None:
         TRACKER.log(record, folder)
         files = [request for request in linked.asked if "/mlflow-artifacts/" in request]
         counts.append((len(linked.asked) - len(files), len(files)))
-    assert counts == [(9, 3), (14, 7)]
+    assert counts == [(11, 4), (17, 8)]
 
 
 def test_versions_are_few_requests(linked: Link, kept: Keep) -> None:
