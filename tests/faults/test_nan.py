@@ -99,6 +99,7 @@ def gated(policy: Path) -> int:
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_it_passes_without(policy: Path) -> None:
     """What is told below is of the one example alone."""
     assert gated(policy) == 0
