@@ -15,7 +15,7 @@ from gate.commands.report import load_record
 from gate.errors import RecordError
 from gate.policy_file import LoadedPolicy, digest
 from gate.records import GateRecord, Stage
-from gate.registered import Version
+from gate.registered import Version, registered_name
 from gate.trackers import PastRun, Tracker
 
 _ROWS = "rows.npz"
@@ -81,8 +81,18 @@ def kept(
         if told and run.tags.get("source") == version.uri:
             record = _stored(tracker, run)
             if record is not None and _fits(record, asked, version):
+                _show_outcome(tracker, run, record)
                 return Verdict(record, run.run)
     return None
+
+
+def _show_outcome(tracker: Tracker, run: PastRun, record: GateRecord) -> None:
+    """On the release that a run registered: it is the last thing that its watcher had to write."""
+    if tracker.registry is None or run.version is None:
+        return
+    released = tracker.registry.find(registered_name(record.model), version=run.version)
+    if released is not None and "outcome" not in released.tags:
+        tracker.registry.tag(released, {"outcome": run.outcome})
 
 
 def _stored(tracker: Tracker, run: PastRun) -> GateRecord | None:

@@ -20,6 +20,8 @@ from gate.trackers import _mlflow_content as content
 from gate.trackers import _mlflow_store as store
 
 _MODEL = "model"
+READY_S = 30
+"""How long a version may take to be ready; MLflow waits ten times as long, for nonsense, too."""
 _NEEDED = ("onnx", "onnxruntime", "numpy")
 
 
@@ -145,6 +147,7 @@ def _created(client: Any, name: str, run: Any, record: GateRecord) -> str:
                 run_id=run.info.run_id,
                 tags=content.version_tags(record),
                 description=f"INT8 of {record.candidate.source}",
+                await_creation_for=READY_S,
             )
         return str(made.version)
 

@@ -327,6 +327,18 @@ def test_a_watcher_that_died_before_it_wrote_back_did_not_work_in_vain(
     assert "PASS" in capsys.readouterr().err
 
 
+def test_a_release_whose_watcher_died_right_before_its_tag_shows_its_outcome(
+    after: Project, gates: list[str]
+) -> None:
+    (_, passed, _) = registry().versions(f"{MODEL}-int8")
+    client().delete_model_version_tag(passed.name, passed.version, "gate.outcome")
+    cleared("outcome")
+    claimed(held(hours=2))
+    assert watcher(after).look().codes == (0,)
+    assert gates == []
+    assert registry().versions(passed.name)[1].tags["outcome"] == "pass"
+
+
 def test_a_verdict_on_an_older_model_of_the_same_name_is_not_this_versions(
     after: Project, gates: list[str]
 ) -> None:

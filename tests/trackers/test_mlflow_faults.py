@@ -8,12 +8,14 @@ from typing import Any
 
 import pytest
 from support import faults
+from support.project import Project
 from trackers.links import Link, Spoils, Spoilt
 from trackers.releases import NAME
 
 from gate import artifact
 from gate.cli import exit_code_of
 from gate.records import GateRecord
+from gate.trackers import _mlflow_model
 from gate.trackers import _mlflow_store as store
 from gate.trackers.mlflow import TRACKER
 
@@ -78,6 +80,11 @@ SPOILT: dict[str, tuple[Spoils | None, bool]] = {
     "other types": (retyped, True),
     "others' ids": (of_others, True),
 }
+
+
+@pytest.fixture(autouse=True)
+def _not_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_mlflow_model, "READY_S", 1)
 
 
 @pytest.fixture
@@ -165,3 +172,53 @@ def test_a_server_that_is_too_slow_is_not_waited_for(
     faults.demand_whole_tracker()
     assert sent(release[1], capsys) == 0
     demand_whole_and_once(release[0])
+
+
+# ── whole runs ────────────────────────────────────────────────────────────────────────────
+
+BEFORE = 20
+"""Requests of a run before its record is sent, and some after: what is known, and the ledger."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("place", range(BEFORE))
+@pytest.mark.parametrize("kind", ["dies", "403", "a page", "nothing", "other types"])
+def test_a_run_on_a_server_that_fails_ends_with_4_and_passes_later(
+    linked: Link, workplace: Path, kind: str, place: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    project = Project(workplace)
+    linked.spoils, linked.reaches = SPOILT[kind]
+    linked.fails_from = place
+    code = exit_code_of(faults.asked(project, "out"))
+    told = capsys.readouterr()
+    linked.mended()
+    assert code == 4
+    assert "defect" not in told.err, told.err
+    faults.demand_nothing_shown(project, told.out)
+    faults.demand_whole(project)
+    if Path("out/record.json").exists():
+        assert sent(Path("out"), capsys) == 0
+        assert [run.outcome for run in TRACKER.past(faults.MODEL)] == ["pass"]
+    faults.demand_next_passes(project)
+
+
+def endless(said: bytes) -> Spoilt:
+    def drops() -> Iterator[bytes]:
+        while True:
+            time.sleep(0.05)
+            yield b" "
+
+    return 200, "application/json", drops()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("place", [0, 6])
+def test_an_answer_that_never_ends_is_ended_by_the_limit_of_time(
+    linked: Link, workplace: Path, place: int
+) -> None:
+    project = Project(workplace)
+    linked.spoils, linked.fails_from = endless, place
+    done = faults.ran(project, "out", "--max-minutes", "0.15")
+    linked.mended()
+    faults.demand_no_release(project, done)
+    assert "--max-minutes 0.15 are over" in done.stderr
