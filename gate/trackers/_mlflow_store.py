@@ -283,8 +283,18 @@ def _told(place: Place) -> Iterator[None]:
     """Whatever the store raises, as a `TrackerError` in plain words."""
     try:
         yield
+    except TrackerError:
+        _forget()
+        raise
     except _failures() as error:
+        _forget()
         raise TrackerError(f"MLflow at {place.shown}: {reason(error, place)}") from error
+
+
+def _forget() -> None:
+    """MLflow remembers where a run's files lie as long as the process lives, nonsense, too."""
+    known = sys.modules.get("mlflow.tracking._tracking_service.utils")
+    getattr(known, "_artifact_repos_cache", {}).clear()
 
 
 def _failures() -> tuple[type[BaseException], ...]:

@@ -22,7 +22,7 @@ from gate.trackers.mlflow import TRACKER
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(3600)]
 SOURCE = "digits"
-BURSTS = (40, 30, 30, 60, 40)
+BURSTS = (50, 40, 40, 30, 40)
 """How many versions come at once, 200 together; the next burst comes while the last is gated."""
 DEATHS = 15
 TWO_AT_ONCE = 3
@@ -102,7 +102,7 @@ def watched(project: Project, line: Line, until: int, rng: random.Random, two: b
     while len(line.outcomes()) < until:
         assert time.monotonic() - start < 1200, log.read_text()[-3000:]
         both = [begun(project, log, 2.0 if two else 0.05) for _ in range(1 + two)]
-        time.sleep(rng.uniform(2, 25))
+        time.sleep(rng.uniform(4, 45))
         for watcher in both:
             ended(watcher, rng.choice([signal.SIGKILL, signal.SIGTERM]))
             died += 1

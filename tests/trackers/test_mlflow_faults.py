@@ -93,12 +93,13 @@ def release(linked: Link, kept: Keep) -> Iterator[tuple[GateRecord, Path]]:
     linked.mended()
 
 
-def sent(folder: Path, capsys: pytest.CaptureFixture[str]) -> int:
+def sent(folder: Path, capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:
+    """The exit code, and what was told; it is 0 with nothing to tell."""
     code = exit_code_of(["report", str(folder), "--track", "--format", "json", "--quiet"])
     told = capsys.readouterr().err
     assert "defect" not in told, told
     assert code == 0 or "gate explain G112" in told
-    return code
+    return code, "" if code == 0 else told
 
 
 def demand_whole_and_once(record: GateRecord) -> None:
@@ -118,14 +119,14 @@ def demand_no_harm(
     before = artifact.sha256_of(folder / "record.json")
     linked.spoils, linked.reaches = SPOILT[kind]
     linked.fails_from = place
-    code = sent(folder, capsys)
+    code, _ = sent(folder, capsys)
     linked.mended()
     faults.demand_whole_tracker()
     if code == 0:
         demand_whole_and_once(record)
     assert code in (0, 4)
     assert artifact.sha256_of(folder / "record.json") == before
-    assert sent(folder, capsys) == 0
+    assert sent(folder, capsys) == (0, "")
     demand_whole_and_once(record)
 
 
@@ -166,11 +167,11 @@ def test_a_server_that_is_too_slow_is_not_waited_for(
         monkeypatch.setitem(limits, "MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     linked.fails_from, linked.slow_s, linked.reaches = place, 3.0, True
     start = time.monotonic()
-    assert sent(release[1], capsys) == 4
+    assert sent(release[1], capsys)[0] == 4
     assert time.monotonic() - start < 10
     linked.mended()
     faults.demand_whole_tracker()
-    assert sent(release[1], capsys) == 0
+    assert sent(release[1], capsys) == (0, "")
     demand_whole_and_once(release[0])
 
 
@@ -197,7 +198,7 @@ def test_a_run_on_a_server_that_fails_ends_with_4_and_passes_later(
     faults.demand_nothing_shown(project, told.out)
     faults.demand_whole(project)
     if Path("out/record.json").exists():
-        assert sent(Path("out"), capsys) == 0
+        assert sent(Path("out"), capsys) == (0, "")
         assert [run.outcome for run in TRACKER.past(faults.MODEL)] == ["pass"]
     faults.demand_next_passes(project)
 
