@@ -6,7 +6,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -255,12 +254,10 @@ def test_what_is_asked_is_given_up_on_a_signal(silent: socket.socket) -> None:
         [sys.executable, "-c", _PROGRAM.format(act=act)], stdout=subprocess.PIPE, text=True
     ) as running:
         connection, _ = silent.accept()
-        began = time.monotonic()
         running.send_signal(signal.SIGTERM)
         out, _ = running.communicate(timeout=30)
     connection.close()
     assert out == "begun\ninterrupted\nnowhere (--tracker none)\n"
-    assert time.monotonic() - began < outside._PATIENCE_S
 
 
 def test_what_is_asked_is_left_where_who_asks_is_gone(silent: socket.socket) -> None:
