@@ -33,15 +33,19 @@ class Claims:
     mine: set[str] = field(default_factory=set)
     """Ids of those that it made."""
 
-    def new(self) -> Claim:
-        """One that nobody else has."""
-        claim = Claim.new(who(None), self.now())
+    def new(self, deaths: int = 0) -> Claim:
+        """One that nobody else has; `deaths` of watchers came before it."""
+        claim = Claim.new(who(None), self.now(), deaths)
         self.mine.add(claim.id)
         return claim
 
     def elsewhere(self, claim: Claim) -> bool:
         """Whether another watcher may be at work."""
         return claim.holds(self.now()) and claim.id not in self.mine
+
+    def deaths(self, claim: Claim) -> int:
+        """Watchers that died at a version whose last claim this is: it was not given back."""
+        return claim.deaths + (claim.state == "held" and claim.id not in self.mine)
 
     def take(self, version: Version, claim: Claim) -> bool:
         """Write a claim, wait, read it again: of several that were written the last one holds.

@@ -19,7 +19,8 @@ _NONE = "none"
 _LONGEST = 500
 _TIME = "%Y-%m-%dT%H:%M:%SZ"
 _CLAIM = re.compile(
-    r"(?P<state>held|released|done) (?P<when>\S+Z) (?P<id>[0-9a-f]{32}) by (?P<who>.*)"
+    r"(?P<state>held|released|done) (?P<when>\S+Z) (?P<id>[0-9a-f]{32})"
+    r"(?: after (?P<deaths>[1-9][0-9]{0,3}) that died)? by (?P<who>.*)"
 )
 
 
@@ -33,11 +34,13 @@ class Claim:
     id: str
     """32 hex digits; of one attempt of one watcher."""
     who: str
+    deaths: int = 0
+    """Watchers that died at this version before."""
 
     @classmethod
-    def new(cls, who: str, now: datetime) -> "Claim":
+    def new(cls, who: str, now: datetime, deaths: int = 0) -> "Claim":
         """Nobody else's."""
-        return cls("held", now, uuid4().hex, who)
+        return cls("held", now, uuid4().hex, who, deaths)
 
     @classmethod
     def parse(cls, text: str) -> "Claim | None":
@@ -51,11 +54,13 @@ class Claim:
             return None
         states: dict[str, Literal["held", "released", "done"]]
         states = {"held": "held", "released": "released", "done": "done"}
-        return cls(states[found["state"]], when, found["id"], found["who"])
+        deaths = int(found["deaths"] or 0)
+        return cls(states[found["state"]], when, found["id"], found["who"], deaths)
 
     def __str__(self) -> str:
         """One line, for the tag."""
-        return f"{self.state} {utc(self.when)} {self.id} by {self.who}"
+        died = f" after {self.deaths} that died" if self.deaths else ""
+        return f"{self.state} {utc(self.when)} {self.id}{died} by {self.who}"
 
     @property
     def until(self) -> datetime:

@@ -21,6 +21,7 @@ from gate.commands.report import demand_place, is_there, show
 from gate.errors import (
     EXIT_ERROR,
     EXIT_PASS,
+    EvaluationError,
     FetchError,
     GateError,
     RecordError,
@@ -41,6 +42,8 @@ EVERY_S = 60
 _LONGEST_PAUSE_S = 900.0
 _FETCHES = 3
 """How often a version that cannot be fetched is tried before that counts as its own fault."""
+_DEATHS = 3
+"""Of watchers at one version: after these it is not tried again, as its model may end them."""
 _PREFIX = "gate."
 _FORMATS = ("text",)
 _Runs = Callable[[], Sequence[PastRun]]
@@ -120,6 +123,13 @@ def _demand_source(model: str, loaded: LoadedPolicy) -> None:
 
 def _preflight(loaded: LoadedPolicy) -> None:
     preflight(loaded, unsupported=unsupported, needs_candidate=False)
+
+
+def _deadly(deaths: int) -> GateError:
+    return EvaluationError(
+        f"{deaths} watchers died while they gated it: its model may crash the runtime, or want all "
+        "memory. `gate run --candidate` tells which"
+    )
 
 
 def pause(every: float, failures: int) -> float:
@@ -267,7 +277,10 @@ class Watcher:
                 f"until {utc(claim.until)} at most"
             )
             return None
-        return self._gate(fresh)
+        deaths = self.claims.deaths(claim)
+        if deaths >= _DEATHS:
+            return self._refused(fresh, claim, _deadly(deaths))
+        return self._gate(fresh, deaths)
 
     def _there(self, version: Version) -> Version | None:
         fresh = self.registry.find(version.name, version=version.version)
@@ -287,8 +300,8 @@ class Watcher:
             self.say(f"{version.uri}: {error}; gated anew")
             return None
 
-    def _gate(self, version: Version) -> int | None:
-        claim, code = self.claims.new(), None
+    def _gate(self, version: Version, deaths: int = 0) -> int | None:
+        claim, code = self.claims.new(deaths), None
         with interruptions() as signals:
             try:
                 if not self.claims.take(version, claim):

@@ -830,3 +830,38 @@ def test_a_claim_that_cannot_be_given_back_is_told(
 def test_a_source_that_is_no_version_is_refused_by_name() -> None:
     with pytest.raises(UsageError):
         watching.watch("", trackers.get("mlflow"), policy="policy.yaml")
+
+
+# ── watchers that died ────────────────────────────────────────────────────────────────────
+
+
+def test_a_watcher_that_died_is_counted_in_the_next_claim(
+    before: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    claimed(held(hours=2))
+    gate_raises(monkeypatch, FetchError("not now"))
+    assert watcher(before).look().failed
+    assert (claim().state, claim().deaths) == ("released", 1)
+    assert " after 1 that died by " in str(claim())
+
+
+def test_a_version_that_three_watchers_died_of(
+    before: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A model that crashes the runtime would end every watcher there is."""
+    claimed(replace(held(hours=2), deaths=2))
+    monkeypatch.setattr(watching, "run_gate", None)
+    assert watcher(before).look().codes == (4,)
+    found = outcome()
+    assert found is not None
+    assert found.outcome == "error"
+    assert "3 watchers died while they gated it" in found.why
+
+
+@pytest.mark.parametrize("state", ["released", "done"])
+def test_a_claim_that_was_given_back_is_no_death(before: Project, state: Any) -> None:
+    mine = watcher(before)
+    assert mine.claims.deaths(replace(held(hours=2), state=state, deaths=2)) == 2
+    own = mine.claims.new(2)
+    assert mine.claims.deaths(own) == 2
+    assert Claim.parse(str(own)) == own
