@@ -1,10 +1,7 @@
 """ONNX Runtime on the CPU: runs models, quantizes them, and proves what ran."""
 
-import errno
 import os
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -22,6 +19,7 @@ from gate.backends import _onnxruntime_probe as probes
 from gate.backends import _onnxruntime_products as products
 from gate.backends import _onnxruntime_profile as profiles
 from gate.backends import _onnxruntime_quantizer as quantizer
+from gate.backends import _onnxruntime_refused as refused
 from gate.backends import _onnxruntime_smooth as smoothing
 from gate.errors import CandidateError, EvaluationError
 from gate.recipes import Recipe
@@ -29,9 +27,7 @@ from gate.values import Array, Kernel, TensorSpec
 
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # read when it is imported, which is later
 _version = cache(version)  # of what is loaded: it stays, and its metadata are long to parse
-_PROVIDERS = ("CPUExecutionProvider",)
 _SILENT = 4
-_REFUSED = "std::bad_alloc"
 _NUMPY_NAMES = {"float": "float32", "double": "float64", "string": "object"}
 """Where ONNX Runtime and numpy call a type differently."""
 
@@ -62,10 +58,8 @@ class OnnxRuntime:
             CandidateError: ONNX Runtime cannot load it, or it has no such tensor.
         """
         options = _options(threads, optimize=False)
-        folder = str(model.parent.resolve())
-        options.add_session_config_entry(
-            "session.model_external_initializers_file_folder_path", folder
-        )
+        beside = "session.model_external_initializers_file_folder_path"
+        options.add_session_config_entry(beside, str(model.parent.resolve()))
         proto = _exposed(graphs.read(model, weights=False), tensors)
         return Session(_load(proto.SerializeToString(), options, name=model))
 
@@ -92,7 +86,7 @@ class OnnxRuntime:
                 options.add_session_config_entry(
                     "session.optimized_model_external_initializers_file_name", "model.data"
                 )
-            with _of_full_disk(written.parent, model):
+            with refused.told_of_disk(written.parent, model):
                 _load(str(model), options, name=model)
             optimized = graphs.read(written)
         _check_standard(model, optimized)
@@ -331,25 +325,13 @@ def _load(source: str | bytes, options: Any, *, name: Path) -> Any:
     import onnxruntime as ort
 
     try:
-        return ort.InferenceSession(source, options, providers=list(_PROVIDERS))
+        return ort.InferenceSession(source, options, providers=["CPUExecutionProvider"])
     except Exception as error:
-        if _REFUSED in str(error):
-            raise MemoryError from error
+        refused.demand_memory(error)
         raise CandidateError(
             f"ONNX Runtime cannot load {name}: {graphs.first_line(error)}. "
             "Check the file with onnx.checker, or export the model again."
         ) from error
-
-
-@contextmanager
-def _of_full_disk(folder: Path, model: Path) -> Iterator[None]:
-    """Where the runtime cannot write, it says that the model is invalid."""
-    try:
-        yield
-    except CandidateError as error:
-        if shutil.disk_usage(folder).free >= model.stat().st_size:
-            raise
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(folder)) from error
 
 
 def _view(value: Any) -> Array:

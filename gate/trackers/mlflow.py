@@ -319,7 +319,10 @@ def _close(client: Any, run_id: str, outcome: str) -> None:
 
 def _demand_kept(client: Any, run_id: str, files: Sequence[Path]) -> None:
     """Raises TrackerError where the store confirmed files that it does not list, or cut short."""
-    sizes = {found.path: found.file_size for found in client.list_artifacts(run_id)}
+    try:
+        sizes = {found.path: found.file_size for found in client.list_artifacts(run_id)}
+    except (AttributeError, KeyError, TypeError) as error:  # MLflow looks at no type of an answer
+        _refuse(f"the list of the files of run {run_id} is none: {error}")
     for file in files:
         if sizes.get(file.name) not in (None, file.stat().st_size) or file.name not in sizes:
             _refuse(f"{file.name} of run {run_id} was sent, and is not there as it was sent")
