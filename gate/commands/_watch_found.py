@@ -104,6 +104,11 @@ def _stored(tracker: Tracker, run: PastRun) -> GateRecord | None:
         return None
 
 
+def has_record(folder: Path) -> bool:
+    """Whether a run has left its verdict there."""
+    return (folder / publish.RECORD).is_file()
+
+
 def unsent(asked: Asked, version: Version, claim: Claim, tracker: Tracker) -> Verdict | None:
     """The verdict that a claim's run wrote to this disk and the tracker did not get; it is sent.
 
@@ -114,7 +119,7 @@ def unsent(asked: Asked, version: Version, claim: Claim, tracker: Tracker) -> Ve
         TrackerError: it cannot be sent.
     """
     folder = asked.folder(version, claim)
-    if not (folder / publish.RECORD).is_file():
+    if not has_record(folder):
         return None
     record = load_record(folder)
     if not _fits(record, asked, version):

@@ -15,7 +15,7 @@ from typing import NoReturn
 from gate import publish
 from gate.commands._watch_claims import Claims, now_utc
 from gate.commands._watch_events import Beating, interruptions, tell
-from gate.commands._watch_found import Asked, Verdict, kept, unsent
+from gate.commands._watch_found import Asked, Verdict, has_record, kept, unsent
 from gate.commands._watch_state import ERROR, Claim, Outcome, Tags, failed, utc
 from gate.commands.report import demand_place, is_there, show
 from gate.errors import (
@@ -278,9 +278,9 @@ class Watcher:
             )
             return None
         deaths = self.claims.deaths(claim)
-        if deaths >= _DEATHS:
+        if deaths >= _DEATHS and not has_record(self.asked.folder(fresh, claim)):
             return self._refused(fresh, claim, _deadly(deaths))
-        return self._gate(fresh, deaths)
+        return self._gate(fresh, left=claim)
 
     def _there(self, version: Version) -> Version | None:
         fresh = self.registry.find(version.name, version=version.version)
@@ -289,24 +289,38 @@ class Watcher:
         return fresh
 
     def _earlier(self, version: Version, claim: Claim, runs: _Runs) -> Verdict | None:
-        """The verdict that a claim's run came to, and that was not written back."""
+        """The verdict that a claim's run came to, kept, and did not write back."""
         if self.claims.elsewhere(claim) and claim.id in self._sought:
             return None  # a watcher that lives writes it back itself
         self._sought.add(claim.id)
+        return kept(self.asked, version, self.tracker, runs)
+
+    def _left(self, version: Version, left: Claim | None, claim: Claim) -> Verdict | None:
+        """The verdict that an earlier claim's run left on this disk; it is sent.
+
+        Under a claim of one's own, as two that send it at once would register it twice. Its folder
+        becomes that claim's, which whoever comes next looks into.
+        """
+        if left is None or not has_record(self.asked.folder(version, left)):
+            return None
+        theirs, mine = (self.asked.folder(version, one) for one in (left, claim))
+        theirs.rename(mine)
+        found = None
         try:
-            found = kept(self.asked, version, self.tracker, runs)
-            return found or unsent(self.asked, version, claim, self.tracker)
+            found = unsent(self.asked, version, claim, self.tracker)
         except RecordError as error:
             self.say(f"{version.uri}: {error}; gated anew")
-            return None
+        if found is None:
+            mine.rename(theirs)
+        return found
 
-    def _gate(self, version: Version, deaths: int = 0) -> int | None:
-        claim, code = self.claims.new(deaths), None
+    def _gate(self, version: Version, left: Claim | None = None) -> int | None:
+        claim, code = self.claims.new(0 if left is None else self.claims.deaths(left)), None
         with interruptions() as signals:
             try:
                 if not self.claims.take(version, claim):
                     return None
-                found = self._run(version, claim)
+                found = self._left(version, left, claim) or self._run(version, claim)
                 code = self._finish(version, claim, found)
             except BaseException as error:  # whatever it is, the claim must not outlive it
                 if signals or not isinstance(error, Exception):

@@ -390,6 +390,20 @@ def test_a_verdict_that_the_tracker_did_not_get_is_sent_and_not_made_again(
     assert tracker.record(found.run) is not None
 
 
+def test_a_verdict_that_a_living_watcher_is_about_to_send_is_left_to_it(
+    before: Project, gated: tuple[Path, int], gates: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two that send it at once would register the release twice."""
+    mine, theirs = watcher(before), held(minutes=1)
+    claimed(theirs)
+    kept = next((gated[0] / ".gate" / MODEL).glob("digits-1-*"))
+    shutil.copytree(kept, mine.asked.folder(version(), theirs))
+    sent = gate_raises(monkeypatch, AssertionError("gated"))
+    monkeypatch.setattr(type(mine.tracker), "log", lambda *_: sent.append("sent"))
+    assert mine.look().codes == ()
+    assert sent == []
+
+
 def test_an_edited_record_on_disk_is_gated_anew(
     before: Project, gated: tuple[Path, int], gates: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
