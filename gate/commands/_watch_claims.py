@@ -7,13 +7,16 @@ from datetime import UTC, datetime
 
 from gate.commands._promote_signed import who
 from gate.commands._watch_state import Claim, Tags, utc
-from gate.errors import TrackerError
+from gate.errors import EvaluationError, TrackerError
 from gate.registered import Version
 from gate.trackers import Registry
 
 SETTLE_S = 2.0
 """Between writing a claim and reading it again. Two watchers both get a version only where one
 took longer than this from reading that nobody has it to writing that it does."""
+
+DEATHS = 3
+"""Of watchers at one version, after which it is not tried again."""
 
 
 def now_utc() -> datetime:
@@ -46,6 +49,16 @@ class Claims:
     def deaths(self, claim: Claim) -> int:
         """Watchers that died at a version whose last claim this is: it was not given back."""
         return claim.deaths + (claim.state == "held" and claim.id not in self.mine)
+
+    def deadly(self, claim: Claim) -> EvaluationError | None:
+        """Why a version is not tried again: its model may be what ends watchers."""
+        deaths = self.deaths(claim)
+        if deaths < DEATHS:
+            return None
+        return EvaluationError(
+            f"{deaths} watchers died while they gated it: its model may crash the runtime, or want "
+            "all memory. `gate run --candidate` tells which"
+        )
 
     def take(self, version: Version, claim: Claim) -> bool:
         """Write a claim, wait, read it again: of several that were written the last one holds.

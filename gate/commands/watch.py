@@ -21,7 +21,6 @@ from gate.commands.report import demand_place, is_there, show
 from gate.errors import (
     EXIT_ERROR,
     EXIT_PASS,
-    EvaluationError,
     FetchError,
     GateError,
     RecordError,
@@ -42,8 +41,6 @@ EVERY_S = 60
 _LONGEST_PAUSE_S = 900.0
 _FETCHES = 3
 """How often a version that cannot be fetched is tried before that counts as its own fault."""
-_DEATHS = 3
-"""Of watchers at one version: after these it is not tried again, as its model may end them."""
 _PREFIX = "gate."
 _FORMATS = ("text",)
 _Runs = Callable[[], Sequence[PastRun]]
@@ -123,13 +120,6 @@ def _demand_source(model: str, loaded: LoadedPolicy) -> None:
 
 def _preflight(loaded: LoadedPolicy) -> None:
     preflight(loaded, unsupported=unsupported, needs_candidate=False)
-
-
-def _deadly(deaths: int) -> GateError:
-    return EvaluationError(
-        f"{deaths} watchers died while they gated it: its model may crash the runtime, or want all "
-        "memory. `gate run --candidate` tells which"
-    )
 
 
 def pause(every: float, failures: int) -> float:
@@ -277,9 +267,9 @@ class Watcher:
                 f"until {utc(claim.until)} at most"
             )
             return None
-        deaths = self.claims.deaths(claim)
-        if deaths >= _DEATHS and not has_record(self.asked.folder(fresh, claim)):
-            return self._refused(fresh, claim, _deadly(deaths))
+        deadly = self.claims.deadly(claim)
+        if deadly is not None and not has_record(self.asked.folder(fresh, claim)):
+            return self._refused(fresh, claim, deadly)
         return self._gate(fresh, left=claim)
 
     def _there(self, version: Version) -> Version | None:
