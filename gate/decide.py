@@ -324,9 +324,9 @@ def _change(found: Comparison) -> str:
 def _around(found: Comparison, alpha: float) -> str:
     """The interval, and how far to trust it; of the loss, where the change that was named is none.
 
-    A note on a comparison that was judged says that it is asymptotic, or the worst case of what.
+    The note of what was judged says that it is asymptotic, or the worst case of what.
     """
-    note = found.note if found.p_pass is not None else None
+    note = found.note
     if found.lower is None or found.upper is None:
         return f" ({note})" if note else ""
     low, high = _bare(found, found.lower), _bare(found, found.upper)

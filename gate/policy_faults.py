@@ -19,7 +19,7 @@ from gate.policy import (
     Policy,
 )
 from gate.recipes import UnknownRecipeError
-from gate.sources import DataSource, Decode, Graph, Preprocess, Tokenizer
+from gate.sources import DataSource, Decode, Graph, Letterbox, Preprocess, Resize, Tokenizer
 from gate.strict_yaml import Document, Loc
 
 Finding = tuple[Mark, str]
@@ -30,6 +30,8 @@ _MODELS: Mapping[Loc, type[BaseModel]] = {
     ("build", "calibration"): DataSource,
     ("build", "tuning"): DataSource,
     ("build", "preprocess"): Preprocess,
+    ("build", "preprocess", "resize"): Resize,
+    ("build", "preprocess", "letterbox"): Letterbox,
     ("build", "preprocess", "tokenizer"): Tokenizer,
     ("build", "preprocess", "graph"): Graph,
     ("build", "decode"): Decode,
@@ -213,9 +215,7 @@ def _instead(kind: str, value: Any) -> str:
 
 def _known(around: Loc) -> tuple[str, ...]:
     """The keys that a mapping may hold."""
-    model = _MODELS.get(tuple(step for step in around if not isinstance(step, int)))
-    if model is None:
-        return ()
+    model = _MODELS[tuple(step for step in around if not isinstance(step, int))]
     names = [field.alias or name for name, field in model.model_fields.items()]
     return tuple(["extends", *names] if model is Policy else names)
 

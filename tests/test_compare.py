@@ -14,8 +14,9 @@ from gate import mapped
 from gate.compare import compare_budgets, describe, describe_others
 from gate.decide import decide
 from gate.errors import EvaluationError
-from gate.metrics import ARTIFACT_METRICS, Metric
+from gate.metrics import ARTIFACT_METRICS, MODEL_METRICS, Metric
 from gate.policy import Budget
+from gate.records import Rounds
 from gate.slices import samples
 from gate.statistics import clopper_pearson, exact, ratio, tango
 from gate.values import Evaluation, Rows
@@ -101,22 +102,23 @@ def test_what_is_better_low_loses_when_it_rises():
         ({"metric": "size", "at_most": 27_000}, "value", -73_000, True),
         ({"metric": "size", "at_most": 26_999}, "value", -73_000, False),
         ({"metric": "int8_share", "at_least": 0.8}, "value", None, True),
+        ({"metric": "int8_share", "at_least": 0.85}, "value", None, True),
         ({"metric": "int8_share", "at_least": 0.9}, "value", None, False),
     ],
 )
 def test_exact_numbers_meet_their_limit_or_do_not(fields, quantity, degradation, met):
     found = only(compare([budget(**fields)], evaluation(*table(9, 0, 0, 1))))
-    assert found.method == "exact number"
+    assert (found.method, found.n) == ("exact number", 0)
     assert found.quantity == quantity
     assert found.degradation == (None if degradation is None else pytest.approx(degradation))
     assert (found.p_pass, found.p_fail) == (0.0, 1.0) if met else (1.0, 0.0)
     assert found.lower is None
 
 
-@pytest.mark.parametrize("artifacts", [{"size": (None, 5.0)}, {"size": (0.0, 5.0)}])
-def test_a_ratio_to_nothing_has_no_value(artifacts):
+@pytest.mark.parametrize("before", [None, 0.0, math.nan, math.inf])
+def test_a_ratio_to_nothing_has_no_value(before):
     size = budget(metric="size", max_ratio=0.5)
-    found = only(compare([size], evaluation([1], [1]), artifacts=artifacts))
+    found = only(compare([size], evaluation([1], [1]), artifacts={"size": (before, 5.0)}))
     assert (found.method, found.p_pass) == ("undefined", None)
     assert "FP32 has no size" in found.note
 
@@ -258,6 +260,17 @@ def test_a_small_model_that_gives_nan_is_no_model():
     assert decide(measured, 0.05).outcome == "fail"
 
 
+def test_a_fast_model_that_gives_nan_is_no_model():
+    found = evaluation([1, 1], [math.nan, 1], problems={"label": "NaN on 1 of 2 examples"})
+    rounds = {"latency_p50": Rounds(reference=(10.0,) * 9, int8=(5.0,) * 9)}
+    fast = budget(metric="latency_p50", max_ratio=0.9)
+    (one,) = compare_budgets([fast], found, MODEL_METRICS, {}, 0.05, rounds=rounds)
+    assert (one.comparison, one.reason) == (None, "NaN on 1 of 2 examples")
+    sound = evaluation([1, 1], [1, 1])
+    (one,) = compare_budgets([fast], sound, MODEL_METRICS, {}, 0.05, rounds=rounds)
+    assert (one.comparison.n, one.comparison.degradation) == (9, -0.5)
+
+
 def test_nan_of_fp32_has_no_value_either():
     none = only(compare([budget(max_drop=0.5)], evaluation([math.nan, 1], [1, 1])))
     assert (none.reference, none.int8, none.method) == (None, 1.0, "undefined")
@@ -359,6 +372,24 @@ def test_what_no_budget_is_about_is_told_of_releases_too():
     of_release = [one.metric for one in shown if one.against == "production"]
     assert of_release == ["error_rate", "log_loss"]
     assert "accuracy" in [one.metric for one in shown if one.against == "fp32"]
+
+
+def test_what_a_slice_alone_is_judged_by_is_told_of_the_whole():
+    found = evaluation([1] * 4, [1, 1, 1, 0], {"site": list("nnss")})
+    judged = [one.comparison for one in compare([budget(max_drop=0.1, each="site")], found)]
+    shown = describe_others(judged, found, {"accuracy": ACCURACY}, {}, 0.05)
+    assert [(one.metric, one.slice, one.n) for one in shown] == [("accuracy", None, 4)]
+
+
+# ── units ─────────────────────────────────────────────────────────────────────────────────
+
+
+def test_units_of_one_example_each_change_no_digit():
+    """Whatever they are called: groups are dealt by the names of the examples."""
+    fp32, int8 = table(700, 120, 60, 120)
+    budgets = [budget(max_drop=0.1), budget(metric="log_loss", max_drop=0.1)]
+    alone = evaluation(fp32, int8, unit=np.array([f"u{index * 7}" for index in range(1000)]))
+    assert compare(budgets, alone) == compare(budgets, evaluation(fp32, int8))
 
 
 # ── what cannot be judged ─────────────────────────────────────────────────────────────────

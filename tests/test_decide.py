@@ -2,6 +2,7 @@
 
 import math
 from functools import cache
+from statistics import NormalDist
 
 import numpy as np
 import pytest
@@ -10,10 +11,10 @@ from support.pairs import METRICS, evaluation, table
 from gate.compare import compare_budgets
 from gate.decide import decide, measured_of
 from gate.errors import EvaluationError, RecordError
-from gate.metrics import ARTIFACT_METRICS
+from gate.metrics import ARTIFACT_METRICS, MODEL_METRICS
 from gate.policy import Budget
-from gate.records import Comparison, GateRecord, Measured
-from gate.statistics import exact
+from gate.records import Comparison, GateRecord, Measured, Rounds
+from gate.statistics import exact, jackknife, power
 
 ALPHA = 1 - 0.95
 ARTIFACTS = {"size": (100_000.0, 27_000.0), "int8_share": (None, 0.62)}
@@ -127,8 +128,8 @@ def test_nothing_measured_is_never_a_pass():
 
 @pytest.mark.parametrize("alpha", [0, 0.5, 1, -0.1, math.nan])
 def test_an_impossible_alpha_is_refused(alpha):
-    with pytest.raises(ValueError, match="alpha"):
-        decide([measured(0.001)], alpha)
+    with pytest.raises(ValueError, match=r"alpha must lie between 0 and 0\.5"):
+        decide([measured(0.0)], alpha)
 
 
 def test_the_dust_of_one_minus_confidence_does_not_matter():
@@ -187,6 +188,17 @@ def test_a_small_slice_is_listed_and_not_judged(require, blocking, overall, p_fa
     )
 
 
+def test_one_example_is_a_small_slice_too():
+    few = budget(max_drop=0.01, slice={"site": "x"}, require="no_proven_harm", min_examples=50)
+    found = measured(1.0, 1e-9, n=1, where="site=x").comparison
+    assert decide([Measured(few, "site=x", found), measured(0.001)], 0.05).outcome == "pass"
+
+
+def test_a_note_on_a_method_is_no_reason_to_fail():
+    (finding,) = decide([measured(None, 1.0, note="asymptotic")], 0.05).findings
+    assert finding.reason == "accuracy has no value that could be judged"
+
+
 def test_a_small_slice_without_a_value_still_fails():
     few = budget(max_drop=0.01, require="no_proven_harm", min_examples=50)
     broken = measured(None, None, n=12, int8=None, method="undefined").comparison
@@ -213,6 +225,18 @@ def test_all_budgets_come_to_one_verdict(kinds, overall):
         "fail": measured(1.0, 1e-6),
     }
     assert decide([made[kind] for kind in kinds], 0.05).outcome == overall
+
+
+def test_a_ledger_makes_a_pass_harder_and_a_fail_no_easier():
+    """Of 100 examples without a flip, the test at 0.0125 can prove what 100 examples take there."""
+    found = evaluation(*table(100, 0, 0, 0))
+    measured_ones = compare_budgets([budget(max_drop=0.01)], found, METRICS, {}, 0.0125)
+    (finding,) = decide(measured_ones, 0.0125, 0.05).findings
+    assert power.without_flips(finding.provable, alpha=0.0125) <= 100
+    assert power.without_flips(0.9 * finding.provable, alpha=0.0125) > 100
+    assert decide([measured(0.03, 1.0)], 0.0125, 0.05).outcome == "inconclusive"
+    assert decide([measured(1.0, 0.03)], 0.0125, 0.05).outcome == "fail"
+    assert decide([measured(1.0, 0.03)], 0.0125).outcome == "inconclusive"
 
 
 # ── examples that would decide ────────────────────────────────────────────────────────────
@@ -376,6 +400,131 @@ def test_reasons_are_sentences(fields, cells, sentence):
     assert reason(fields, cells) == sentence
 
 
+@pytest.mark.parametrize(
+    ("fields", "cells", "sentence"),
+    [
+        (
+            {"at_least": 0.9},
+            (92, 0, 0, 8),
+            "accuracy is 92.00 % (between 86.03 and 95.96, each end 95 % sure); 100 examples do "
+            "not prove it at least 90.00 %, about 1,303 would. These 100 examples could have "
+            "proven at least 86.03 %",
+        ),
+        (
+            {"metric": "prediction_flips", "at_most": 0.01},
+            (100, 0, 0, 0),
+            "prediction_flips is 0.00 % (between 0.00 and 2.95, each end 95 % sure); 100 examples "
+            "do not prove it within the 1.00 % allowed, about 301 would. These 100 examples could "
+            "have proven 2.95 %",
+        ),
+        (
+            {"max_drop": 0.0},
+            (900, 0, 60, 40),
+            "accuracy rises 6.00 pp (loss between −7.36 and −4.88, each end 95 % sure), "
+            "proven within the 0.00 pp allowed",
+        ),
+        (
+            {"max_relative_drop": 0.5},
+            (5, 0, 90, 5),
+            "accuracy rises 1,800.00 % of FP32's (loss between −3,768.30 and −859.80, each end "
+            "95 % sure; asymptotic), proven within the 50.00 % allowed",
+        ),
+    ],
+)
+def test_reasons_of_what_is_unusual_are_sentences_too(fields, cells, sentence):
+    assert reason(fields, cells) == sentence
+
+
+@pytest.mark.parametrize(
+    ("size", "told"), [(999.5, "999.5"), (1000.5, "1,000"), (1234.56, "1,235"), (12.0, "12")]
+)
+def test_what_is_large_is_told_without_decimals(size, told):
+    at_most = [budget(metric="size", at_most=2000)]
+    known = METRICS | ARTIFACT_METRICS
+    found = compare_budgets(at_most, evaluation([1], [1]), known, {"size": (1.0, size)}, 0.05)
+    assert decide(found, 0.05).findings[0].reason.startswith(f"size is {told}, within the 2,000")
+
+
+def test_a_loss_without_both_values_is_a_loss():
+    (finding,) = decide([measured(0.001, reference=None)], 0.05).findings
+    assert finding.reason.startswith("accuracy loses 0.50 pp, proven")
+
+
+# ── rounds ────────────────────────────────────────────────────────────────────────────────
+
+TIMES = np.linspace(9, 11, 30), np.linspace(4.5, 5.5, 30)  # the sign test's ends: 4.845, 5.155
+
+
+@pytest.mark.parametrize(
+    ("metric", "limit", "times", "sentence"),
+    [
+        (
+            "latency_p95",
+            {"at_most": 5.01},
+            TIMES,
+            "latency_p95 is 5 ms (between 4.845 and 5.155, each end 95 % sure; median of rounds, "
+            "noise ±0.0 % a round); 30 rounds do not prove it within the 5.01 ms allowed. These "
+            "30 rounds could have proven 5.155 ms",
+        ),
+        (
+            "latency_p50",
+            {"at_most": 4.95},
+            TIMES,
+            "latency_p50 is 5 ms (between 4.845 and 5.155, each end 95 % sure; median of rounds, "
+            "noise ±0.0 % a round); that is no better than the limit of 4.95 ms, so more rounds "
+            "alone are not expected to prove it. These 30 rounds could have proven 5.155 ms",
+        ),
+        (
+            "throughput",
+            {"at_least": 4.0},
+            TIMES,
+            "throughput is 5 /s (between 4.845 and 5.155, each end 95 % sure; median of rounds, "
+            "noise ±0.0 % a round), proven at least the 4 /s required",
+        ),
+        (
+            "latency_p50",
+            {"max_ratio": 0.9},
+            ([10, 10], [5, 5]),
+            "latency_p50 is 0.5 times FP32's (median of rounds, noise ±0.0 % a round); 2 rounds "
+            "do not prove it within the 0.9 allowed",
+        ),
+        (
+            "latency_p50",
+            {"at_most": 5.5},
+            ([10], [5]),
+            "latency_p50 is 5 ms (median of rounds, noise ±0.0 % a round); 1 round does not prove "
+            "it within the 5.5 ms allowed",
+        ),
+    ],
+)
+def test_reasons_of_rounds_are_sentences(metric, limit, times, sentence):
+    rounds = {metric: Rounds(reference=tuple(times[0]), int8=tuple(times[1]))}
+    one = budget(metric=metric, **limit)
+    found = compare_budgets([one], evaluation([1], [1]), MODEL_METRICS, {}, 0.05, rounds=rounds)
+    assert decide(found, 0.05).findings[0].reason == sentence
+
+
+# ── what could have been proven ───────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("limit", "n", "told"),
+    [
+        (0.01, 5, "These 5 examples could have proven 45.30 pp"),
+        (0.01, 4, None),
+        (0.0104, 4, None),
+        (0.0107, 4, "These 4 examples could have proven 53.00 pp"),
+        (0.02, 1, "This 1 example could have proven 95.20 pp"),
+        (0.0, 5, "These 5 examples could have proven 45.30 pp"),
+        (0.0, 4, None),
+    ],
+)
+def test_nobody_hears_of_fifty_times_the_limit(limit, n, told):
+    """Four examples without a flip prove 53 pp: 1 − δ, four times, is under 5 %."""
+    text = reason({"max_drop": limit}, (n, 0, 0, 0))
+    assert text.endswith(told) if told else "could have proven" not in text
+
+
 def test_a_reason_names_its_slice():
     found = evaluation([1] * 200, [0] * 100 + [1] * 100, {"site": ["n"] * 100 + ["s"] * 100})
     north, south = judged([budget(max_drop=0.03, each="site")], found).findings
@@ -419,6 +568,15 @@ def test_a_record_is_decided_again_to_the_same_verdict(make_record, spoilt):
     sites = np.array(["n", "s"] * 500)
     record = recorded(make_record, evaluation(fp32, int8, {"site": sites}))
     assert decide(measured_of(record), record.alpha) == record.verdict
+
+
+def test_what_was_measured_is_in_the_record(make_record):
+    found = evaluation(*table(880, 15, 8, 97), {"site": np.array(["n", "s"] * 500)})
+    budgets = [Budget.model_validate(fields) for fields in BUDGETS]
+    known = METRICS | ARTIFACT_METRICS
+    assert measured_of(recorded(make_record, found)) == compare_budgets(
+        budgets, found, known, ARTIFACTS, ALPHA
+    )
 
 
 def test_a_record_whose_budgets_vanished_is_damaged(make_record):
@@ -471,6 +629,117 @@ def test_a_point_estimate_decides_where_that_is_asked_for(cells, outcome):
     assert decide(measured, 0.05).outcome == "inconclusive"
 
 
+def pointed(fields, cells):
+    known = METRICS | ARTIFACT_METRICS
+    found = compare_budgets([budget(**fields)], evaluation(*table(*cells)), known, ARTIFACTS, 0.05)
+    (finding,) = decide(found, 0.05, point=True).findings
+    return finding
+
+
+@pytest.mark.parametrize(
+    ("fields", "cells", "outcome", "sentence"),
+    [
+        (
+            {"max_drop": 0.01},
+            (98, 1, 0, 1),
+            "pass",
+            "accuracy drops 1.00 pp (between −1.66 and 4.36, each end 95 % sure), within the "
+            "1.00 pp allowed by its point estimate: at 100 examples such a gate releases what "
+            "truly loses 1.30 pp, and blocks what truly loses 0.70 pp, about 43 % of the time",
+        ),
+        (
+            {"max_drop": 0.03},
+            (9800, 100, 0, 100),
+            "pass",
+            "accuracy drops 1.00 pp (between 0.85 and 1.18, each end 95 % sure), within the "
+            "3.00 pp allowed by its point estimate: at 10,000 examples such a gate releases what "
+            "truly loses 3.90 pp, and blocks what truly loses 2.10 pp, less than 1 % of the time",
+        ),
+        (
+            {"max_relative_drop": 0.01},
+            (880, 22, 12, 86),
+            "fail",
+            "accuracy drops 1.11 % of FP32's (between 0.05 and 2.24, each end 95 % sure; "
+            "asymptotic), more than the 1.00 % allowed by its point estimate: at 1,000 examples "
+            "such a gate releases what truly loses 1.30 %, and blocks what truly loses 0.70 %, "
+            "about 33 % of the time",
+        ),
+        (
+            {"max_drop": 0.0},
+            (880, 22, 22, 76),
+            "pass",
+            "accuracy does not change (loss between −1.12 and 1.12, each end 95 % sure), within "
+            "the 0.00 pp allowed by its point estimate",
+        ),
+        (
+            {"at_least": 0.9},
+            (900, 0, 0, 100),
+            "pass",
+            "accuracy is 90.00 % (between 88.30 and 91.52, each end 95 % sure), at least the "
+            "90.00 % required by its point estimate",
+        ),
+        (
+            {"at_least": 0.901},
+            (900, 0, 0, 100),
+            "fail",
+            "accuracy is 90.00 % (between 88.30 and 91.52, each end 95 % sure), under the "
+            "90.10 % required by its point estimate",
+        ),
+        (
+            {"metric": "prediction_flips", "at_most": 0.03},
+            (970, 20, 10, 0),
+            "pass",
+            "prediction_flips is 3.00 % (between 2.17 and 4.05, each end 95 % sure), within the "
+            "3.00 % allowed by its point estimate",
+        ),
+        (
+            {"metric": "size", "max_ratio": 0.2},
+            (1, 0, 0, 0),
+            "fail",
+            "size is 0.27 times FP32's, over the 0.2 allowed",
+        ),
+        (
+            {"metric": "size", "max_ratio": 0.5},
+            (1, 0, 0, 0),
+            "pass",
+            "size is 0.27 times FP32's, within the 0.5 allowed",
+        ),
+    ],
+)
+def test_reasons_by_the_point_estimate_are_sentences(fields, cells, outcome, sentence):
+    finding = pointed(fields, cells)
+    assert (finding.outcome, finding.blocking) == (outcome, outcome == "fail")
+    assert finding.reason == sentence
+
+
+@pytest.mark.parametrize(
+    "cells", [(98, 1, 0, 1), (880, 22, 12, 86), (880, 22, 11, 87), (2900, 100, 50, 50)]
+)
+@pytest.mark.parametrize("limit", [0.0105, 0.03])
+def test_how_often_a_point_estimate_errs_is_the_normal_tail(cells, limit):
+    """Three tenths of the budget away, by the standard error that the interval tells."""
+    finding = pointed({"max_drop": limit}, cells)
+    half = (finding.comparison.upper - finding.comparison.lower) / 2
+    wrong = NormalDist(sigma=half / NormalDist().inv_cdf(0.95)).cdf(-0.3 * limit)
+    assert finding.reason.endswith(f", about {100 * wrong:.0f} % of the time")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"lower": 0.001},
+        {"upper": 0.001},
+        {"lower": 0.005, "upper": 0.005},
+        {"lower": 0.001, "upper": 0.009, "method": jackknife.WORST_CASE},
+        {"lower": 0.001, "upper": 0.009, "quantity": "ratio"},
+    ],
+)
+def test_where_no_interval_tells_how_often_it_errs_nothing_is_said(changes):
+    (finding,) = decide([measured(0.001, **changes)], 0.05, point=True).findings
+    assert finding.reason.endswith("by its point estimate")
+
+
 def test_what_has_no_value_fails_by_the_point_estimate_too():
     found = evaluation([1, 1], [1, np.nan])
     measured = compare_budgets([Budget(metric="accuracy", max_drop=0.5)], found, METRICS, {}, 0.05)
@@ -491,6 +760,12 @@ def test_slices_too_many_and_too_small_to_ever_fail_are_warned_of():
     assert "WARNING: 3 examples can never FAIL it, at α / 20, even if all are lost" in told.reason
     few = judged([each], evaluation(fp32, int8, {"g": np.arange(60) % 3}))
     assert "WARNING" not in few.findings[0].reason
+    two = judged([each], evaluation(*table(6, 0, 0, 0), {"g": np.arange(6) % 2}))
+    assert "can never FAIL it, at α / 2, even" in two.findings[0].reason
+
+
+def test_who_has_to_prove_is_not_warned_of_what_cannot_fail():
+    assert "WARNING" not in reason({"max_drop": 0.01}, (1, 0, 0, 0))
 
 
 # ── nothing judged is nothing proven ──────────────────────────────────────────────────────

@@ -1,18 +1,20 @@
 import json
+import math
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import BaseModel
 
-from gate import recipes
+from gate import policy_faults, recipes
 from gate.errors import PolicyError
-from gate.policy import Build, Policy
+from gate.policy import Budget, Build, ExpectFp32, Policy, scalar_text
 from gate.policy_file import LoadedPolicy, digest, load_policy
 
 GOOD = """\
@@ -114,6 +116,88 @@ def test_a_record_holds_the_policy_as_it_was_resolved(write: Write) -> None:
     policy = load_policy(write(GOOD)).policy
     assert Policy.model_validate_json(policy.model_dump_json()) == policy
     assert Policy.model_validate(policy.model_dump()) == policy
+
+
+def test_what_is_not_written_is_the_strict_default(write: Write) -> None:
+    judge = load_policy(write(GOOD)).policy.judge
+    assert judge.model_dump(exclude={"held_out", "expect_fp32", "budgets"}) == {
+        "confidence": 0.95, "decision": "confidence", "stopping": "full", "batch_size": None,
+        "anchor": None, "on_inconclusive": "block", "mode": "enforce", "seed": 0,
+    }  # fmt: skip
+    assert judge.budgets[0].model_dump(exclude_none=True) == {
+        "metric": "accuracy", "max_drop": 0.01, "against": "fp32", "require": "proof",
+        "min_examples": 1,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("recipe", "written", "expected"),
+    [("static", "null", None), ("dynamic", "null", 1), ("static", "8", 8), ("dynamic", "8", 8)],
+)
+def test_a_dynamic_recipe_is_judged_one_by_one_unless_told_otherwise(
+    write: Write, recipe: str, written: str, expected: int | None
+) -> None:
+    text = changed(
+        ("recipe: static", f"recipe: {recipe}"), ("judge:\n", f"judge:\n  batch_size: {written}\n")
+    )
+    assert load_policy(write(text)).policy.batch_size == expected
+
+
+@pytest.mark.parametrize(
+    ("key", "least", "most"),
+    [("confidence", 0.500001, 0.999999), ("seed", 0, 4294967295), ("batch_size", 1, None)],
+)
+def test_numbers_reach_to_their_ends(
+    write: Write, key: str, least: float, most: float | None
+) -> None:
+    for value in (least, most):
+        if value is not None:
+            text = changed(("judge:\n", f"judge:\n  {key}: {value}\n"))
+            assert getattr(load_policy(write(text)).policy.judge, key) == value
+
+
+@pytest.mark.parametrize("line", ["confidence: 0.5", "seed: -1", "batch_size: 0"])
+def test_numbers_reach_no_further(write: Write, line: str) -> None:
+    (told,) = findings(write(changed(("judge:\n", f"judge:\n  {line}\n"))))
+    assert told.startswith(f"p.yaml:8:{5 + line.index(':')}: judge.{line.partition(':')[0]} must")
+
+
+@pytest.mark.parametrize(
+    ("fields", "name"),
+    [
+        ({}, "accuracy.max_drop"),
+        ({"against": "anchor"}, "accuracy.max_drop@anchor"),
+        ({"each": "site"}, "accuracy.max_drop[each site]"),
+        (
+            {
+                "slice": {"site": "n", "night": True, "floor": 3.0, "x": 0.5},
+                "against": "production",
+            },
+            "accuracy.max_drop[floor=3,night=true,site=n,x=0.5]@production",
+        ),
+    ],
+)
+def test_a_budget_has_a_name_without_its_number(fields: dict[str, Any], name: str) -> None:
+    assert Budget.model_validate({"metric": "accuracy", "max_drop": 0.1} | fields).id == name
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(True, "true"), (False, "false"), (3.0, "3"), (-0.5, "-0.5"), (math.inf, "inf"), ("a", "a"),
+     (math.nan, "nan"), (None, "None"), (7, "7")],
+)  # fmt: skip
+def test_a_value_of_a_column_has_one_text(value: object, text: str) -> None:
+    assert scalar_text(value) == text
+
+
+def test_two_policies_ask_for_the_same_whatever_it_is_shown_on(write: Write) -> None:
+    asked = load_policy(write(GOOD)).policy
+    shown = {"held_out": {"path": "b.npz"}, "expect_fp32": "unknown", "seed": 3,
+             "batch_size": 8, "stopping": "early"}  # fmt: skip
+    for key, value in {**shown, "confidence": 0.99, "mode": "observe"}.items():
+        judge = asked.judge.model_dump() | {key: value}
+        other = Policy.model_validate(asked.model_dump() | {"judge": judge})
+        assert (other.demands == asked.demands) == (key in shown), key
 
 
 def test_numbers_in_exponent_notation(write: Write) -> None:
@@ -227,6 +311,12 @@ def test_a_chain_rebases_paths_and_hashes_as_one_policy(write: Write) -> None:
     assert str(loaded.mark("build", "recipe")) == "team/deep/base.yaml:5:11"
     flat = yaml.safe_dump(loaded.written.data)
     assert load_policy(write({"flat.yaml": flat})).sha256 == loaded.sha256
+
+
+def test_globs_are_rebased_one_by_one(write: Write) -> None:
+    base = changed(("recipe: static", "recipe: static\n  code: [train/*.py, 'https://h/a.py']"))
+    loaded = load_policy(write({"p.yaml": "extends: b/base.yaml\n", "b/base.yaml": base}))
+    assert loaded.policy.build.code == ("b/train/*.py", "https://h/a.py")
 
 
 def test_uris_are_not_rebased(write: Write) -> None:
@@ -350,6 +440,17 @@ ONE_FINDING = [
     (STATIC, "recipe: static\n  decode: {}", "6:11: build.decode.as is missing; add e.g. `as: lo"),
     (STATIC, "recipe: static\n  decode: {name: x}", "6:12: unknown key 'name'. Known: as, output"),
     (STATIC, "recipe: static\n  classes: [a, 1]", "6:16: build.classes[1] must be text, not 1; w"),
+    (STATIC, "recipe: static\n  code: ['']", "6:10: build.code[0]: String should have at least 1 "),
+    (
+        STATIC,
+        "recipe: static\n  preprocess: {resize: {sise: 3}}",
+        "6:25: build.preprocess.resize: unknown key 'sise'; did you mean 'size'? Known: interpol",
+    ),
+    (
+        STATIC,
+        "recipe: static\n  preprocess: {letterbox: {size: [8, 8], fil: 0}}",
+        "6:42: build.preprocess.letterbox: unknown key 'fil'; did you mean 'fill'? Known: inter",
+    ),
     (STATIC, "recipe: static\n  preprocess: {std: 0}", "6:21: build.preprocess.std must be a list"),
     (
         STATIC,
@@ -439,6 +540,24 @@ ONE_FINDING = [
 def test_one_finding(write: Write, old: str, new: str, expected: str) -> None:
     (line,) = findings(write(changed((old, new))))
     assert line.startswith(f"p.yaml:{expected}")
+
+
+def models(annotation: Any, at: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """All the models that a type holds, and the keys that lead to them."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield at, annotation
+        for name, field in annotation.model_fields.items():
+            yield from models(field.annotation, (*at, name))
+    for inner in get_args(annotation):
+        yield from models(inner, at)
+
+
+def test_the_keys_of_every_mapping_are_known() -> None:
+    """But for those that are no keys of a policy: a recipe has its own, and metrics have names."""
+    expected = dict(models(Policy))
+    assert expected.pop(("build", "recipe")) is recipes.Recipe
+    assert expected.pop(("judge", "expect_fp32")) is ExpectFp32
+    assert expected == policy_faults._MODELS
 
 
 def test_expect_fp32_missing_says_why_it_is_required(write: Write) -> None:

@@ -1,8 +1,10 @@
 """An alias moves on a PASS that still counts, and on nothing else."""
 
+import getpass
 import json
 import os
 import shutil
+import socket
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -16,16 +18,20 @@ from support.project import WIDE_RANGE
 from support.registry import MODEL, MemoryTracker, another, changed
 
 from gate.cli import exit_code_of
+from gate.commands._promote_policy import filled
 from gate.commands._promote_signed import who
 from gate.commands._promote_text import render_promotion
 from gate.commands.promote import Promotion, promote
 from gate.commands.report import load_record
 from gate.commands.sign import sign
 from gate.errors import EXIT_PASS, TrackerError, UsageError
+from gate.exhibits import Waiver
 from gate.policy_file import digest, load_policy
 from gate.records import Attestation, GateRecord
 from gate.registered import ReleaseInfo
+from gate.sources import Preprocess
 
+ADOPTED = "read by its own tokenizer.json"
 ATTESTED = Attestation(
     source="int8.npz",
     outputs_sha256="ab" * 32,
@@ -153,6 +159,15 @@ def test_a_move_that_was_cut_short_is_completed(
     assert tracker.registry.aliases == {"production": "1"}
 
 
+def test_a_dry_run_completes_nothing(run: Path, tracker: MemoryTracker) -> None:
+    tracker.registry.break_after = "alias"
+    with pytest.raises(TrackerError):
+        promote(run, tracker)
+    found = promote(run, tracker, dry_run=True)
+    assert (found.outcome, found.exit_code) == ("completed", EXIT_PASS)
+    assert not tracker.registry.entries[0].complete
+
+
 def test_an_alias_that_somebody_moves_meanwhile_stays_there(
     run: Path, tracker: MemoryTracker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -207,6 +222,12 @@ def test_a_run_that_is_incomplete(run: Path, tracker: MemoryTracker) -> None:
     assert "is incomplete" in refused(promote(run, tracker), tracker, 4)
 
 
+def test_a_run_that_says_another_outcome(run: Path, tracker: MemoryTracker) -> None:
+    tracker.runs[0] = support.replace(tracker.runs[0], outcome="fail")
+    told = refused(promote(run, tracker), tracker, 4)
+    assert "run run1 says fail, and the record pass: one was changed" in told
+
+
 def test_a_stored_record_that_is_gone_or_damaged(run: Path, tracker: MemoryTracker) -> None:
     tracker.records["run1"] = json.dumps({"schema_version": 1})
     assert "cannot be read" in refused(promote(run, tracker), tracker, 4)
@@ -242,6 +263,33 @@ def test_waived_is_not_pass(run: Path) -> None:
     verdict = record.verdict.model_copy(update={"outcome": "waived"})
     _, tracker = spoilt(run, verdict=verdict)
     assert "WAIVED" in refused(promote(run, tracker), tracker, 4)  # no gate writes it yet: edited
+
+
+def waived(run: Path, **fields: Any) -> dict[str, Any]:
+    """Fields of a record whose one budget was let through."""
+    record = load_record(run)
+    (finding,) = record.verdict.findings
+    one = finding.model_copy(update={"outcome": "waived", "slice": fields.get("slice")})
+    waiver = {"model": MODEL, "budget": one.budget, "reason": "r", "who": "ann"} | fields
+    verdict = record.verdict.model_copy(update={"outcome": "waived", "findings": (one,)})
+    return {"verdict": verdict, "waivers": (Waiver.model_validate(waiver),)}
+
+
+@pytest.mark.parametrize("slice_", [None, "site=x"])
+@pytest.mark.parametrize(("days", "holds"), [(-1, False), (0, True), (9, True)])
+def test_a_waiver_holds_to_the_end_of_its_last_day(
+    run: Path, slice_: str | None, days: int, holds: bool
+) -> None:
+    day = support.now() + timedelta(days=days)
+    _, tracker = spoilt(run, **waived(run, slice=slice_, expires=str(day.date())))
+    found = promote(run, tracker, waived=True)
+    (check,) = [check for check in found.checks if check.what == "waivers that still hold"]
+    where = " at site=x" if slice_ else ""
+    told = [f"the waiver of accuracy.max_drop{where} has expired: gate it again, under a waiver "
+            "that holds where somebody still answers for it"]  # fmt: skip
+    assert [reason.text for reason in check.reasons] == ([] if holds else told)
+    assert {reason.code for reason in check.reasons} <= {2}
+    assert "WAIVED, which is no PASS" not in reasons(found)
 
 
 @pytest.mark.parametrize(
@@ -363,6 +411,48 @@ def test_what_the_candidate_brought_itself_is_no_change_of_policy(run: Path) -> 
     assert promote(run, tracker).outcome == "moved"
 
 
+def read_by(record: GateRecord, tokenizer: dict[str, Any], *steps: str) -> GateRecord:
+    """A record whose policy has a tokenizer, and whose candidate was changed by these steps."""
+    before = Preprocess.model_validate({"tokenizer": {"max_length": 8} | tokenizer})
+    build = record.policy.build.model_copy(update={"preprocess": before})
+    return record.model_copy(
+        update={
+            "policy": record.policy.model_copy(update={"build": build}),
+            "candidate": record.candidate.model_copy(update={"steps": steps}),
+        }
+    )
+
+
+@pytest.mark.parametrize(
+    ("written", "steps", "expected"),
+    [
+        ({}, (ADOPTED,), "ab" * 32),
+        ({}, (), None),
+        ({}, ("opset 13 -> 17",), None),
+        ({"sha256": "cd" * 32}, (ADOPTED,), "cd" * 32),
+        ({"file": "t.json"}, (ADOPTED,), None),
+    ],
+)
+def test_the_candidates_own_tokenizer_is_no_change_of_policy(
+    run: Path, written: dict[str, Any], steps: tuple[str, ...], expected: str | None
+) -> None:
+    """A run pins what the candidate brings, where the file names no other."""
+    record = read_by(load_record(run), {"sha256": "ab" * 32}, *steps)
+    now = read_by(load_record(run), written).policy
+    before = filled(now, record).build.preprocess
+    assert before is not None
+    assert before.tokenizer is not None
+    assert (before.tokenizer.sha256, before.tokenizer.max_length) == (expected, 8)
+
+
+def test_without_a_tokenizer_there_is_none_to_adopt(run: Path) -> None:
+    record = load_record(run)
+    adopted = read_by(record, {}, ADOPTED)
+    assert filled(record.policy, adopted) == record.policy
+    without = adopted.model_copy(update={"policy": record.policy})
+    assert filled(adopted.policy, without) == adopted.policy
+
+
 def test_the_words_of_adoption_are_those_that_promotion_looks_for(
     once: Path, tmp_path: Path
 ) -> None:
@@ -426,6 +516,27 @@ def test_a_record_of_the_future_tells_both_clocks(run: Path, tracker: MemoryTrac
     assert f"{created:%Y-%m-%d %H:%M}" in told
     assert f"{earlier:%Y-%m-%d %H:%M}" in told
     assert promote(run, tracker, now=created - timedelta(minutes=4)).outcome == "moved"
+
+
+def test_an_age_is_told_in_days(run: Path, tracker: MemoryTracker) -> None:
+    created = load_record(run).created
+    edge, beyond = created + timedelta(days=1), created + timedelta(days=1, seconds=1)
+    assert "counts for 1 day:" in refused(promote(run, tracker, now=beyond, max_age=1), tracker, 2)
+    assert "counts for 0.5 days:" in reasons(promote(run, tracker, now=edge, max_age=0.5))
+    assert promote(run, tracker, now=edge, max_age=1, dry_run=True).outcome == "would move"
+
+
+def test_clocks_may_be_five_minutes_apart(run: Path, tracker: MemoryTracker) -> None:
+    created = load_record(run).created
+    before = created - timedelta(minutes=5, microseconds=1)
+    assert "made in the future" in reasons(promote(run, tracker, now=before))
+    assert not reasons(promote(run, tracker, now=created - timedelta(minutes=5), dry_run=True))
+
+
+def test_a_time_without_a_zone_is_no_time(run: Path) -> None:
+    _, tracker = spoilt(run, created=datetime(2026, 1, 1))
+    told = refused(promote(run, tracker), tracker, 4)
+    assert "its time has no zone, so nobody can tell how old it is" in told
 
 
 def test_a_newer_version_is_not_replaced(run: Path, tracker: MemoryTracker, tmp_path: Path) -> None:
@@ -522,6 +633,12 @@ def test_production_as_it_was_judged_against(run: Path, tmp_path: Path) -> None:
     tracker.log(another(run, tmp_path / "older", hours=-1), tmp_path / "older")
     tracker.log(changed(run, releases=(production("1"),)), run)
     tracker.registry.aliases["production"] = "1"
+    assert promote(run, tracker).outcome == "moved"
+
+
+def test_an_anchor_may_have_moved_on(run: Path) -> None:
+    anchor = production("9").model_copy(update={"against": "anchor"})
+    _, tracker = spoilt(run, releases=(anchor,))
     assert promote(run, tracker).outcome == "moved"
 
 
@@ -623,6 +740,26 @@ def test_the_command_line_tells_refusals_on_standard_error(
     assert "PROMOTED" in capsys.readouterr().out
 
 
+def test_scripts_are_told_every_check(
+    run: Path,
+    tracker: MemoryTracker,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    support.plug(tracker, monkeypatch)
+    arguments = ["promote", str(run), "--tracker", "memory", "--format", "json"]
+    assert exit_code_of([*arguments, "--policy", "nowhere.yaml"]) == 2
+    told = json.loads(capsys.readouterr().out)
+    assert (told["outcome"], told["exit_code"], told["move"]) == ("refused", 2, None)
+    against = [check["what"] for check in told["checks"] if check["reasons"]]
+    assert against == ["policy in force", "held-out data as they were judged on"]
+    assert exit_code_of([*arguments, "--by", "änn"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert (told["outcome"], told["exit_code"], told["version"]) == ("moved", 0, "1")
+    assert told["move"]["who"] == "änn"
+    assert datetime.fromisoformat(told["move"]["when"]) == tracker.registry.entries[0].when
+
+
 @pytest.mark.parametrize("age", ["nan", "0", "-1", "1e12"])
 def test_an_age_that_is_none(run: Path, age: str) -> None:
     assert exit_code_of(["promote", str(run), "--max-age", age, "--tracker", "none"]) == 2
@@ -650,6 +787,42 @@ def test_who_is_told_by_name_by_github_or_by_the_machine() -> None:
     assert who(None, actions) == "ann (https://github.example/org/repo/actions/runs/42)"
     assert "@" in who(None, {"GITHUB_ACTOR": "ann"})
     assert "\n" not in who("a\nb", os.environ)
+
+
+@pytest.mark.parametrize("error", [KeyError("getpwuid(): uid not found"), OSError("no login")])
+def test_a_container_without_a_login_name_has_a_number(
+    error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def nobody() -> str:
+        raise error
+
+    monkeypatch.setattr("getpass.getuser", nobody)
+    assert who(None, {}) == f"uid {os.getuid()}@{socket.gethostname()}"
+
+
+@pytest.mark.parametrize(
+    "missing", ["GITHUB_SERVER_URL", "GITHUB_REPOSITORY", "GITHUB_RUN_ID", "GITHUB_ACTIONS"]
+)
+def test_what_github_does_not_say_is_not_made_up(missing: str) -> None:
+    said = {
+        "GITHUB_ACTIONS": "true",
+        "GITHUB_ACTOR": "ann",
+        "GITHUB_SERVER_URL": "https://github.example",
+        "GITHUB_REPOSITORY": "org/repo",
+        "GITHUB_RUN_ID": "42",
+    }
+    told = {
+        "GITHUB_SERVER_URL": "ann (https://github.com/org/repo/actions/runs/42)",
+        "GITHUB_REPOSITORY": "ann (https://github.example/?/actions/runs/42)",
+        "GITHUB_RUN_ID": "ann (https://github.example/org/repo/actions/runs/?)",
+        "GITHUB_ACTIONS": f"{getpass.getuser()}@{socket.gethostname()}",
+    }
+    assert who(None, {key: said[key] for key in said if key != missing}) == told[missing]
+
+
+def test_long_names_and_reasons_are_cut() -> None:
+    assert 290 < len(who("x" * 900)) <= 300
+    assert 290 < len(who(None, {"GITHUB_ACTIONS": "true", "GITHUB_ACTOR": "x" * 900})) <= 300
 
 
 @pytest.mark.parametrize("given", ["", " ", "\n"])

@@ -173,6 +173,8 @@ def test_what_was_cut_short_is_completed_and_goes_no_further(
     tracker.registry.break_after = None
     found = rollback(MODEL, tracker)
     assert found.outcome == ("moved" if after == "intention" else "completed")
+    completed = "This rollback had been cut short, and is complete now; nothing else moved."
+    assert (completed in render_rollback(found)) == (after != "intention")
     assert tracker.registry.aliases == {"production": "2"}
     assert "rolled_back" in tracker.registry.known[2].tags
     assert all(entry.complete for entry in tracker.registry.entries)

@@ -108,6 +108,9 @@ def test_no_number_proves_a_drop_at_the_budget(drop):
         lambda: power.examples_for_ratio(0.9, 0.02, 0.0, 0.01, alpha=0.05),
         lambda: power.examples_for_ratio(0.9, 0.95, 0.0, 0.01, alpha=0.05),
         lambda: power.examples_for_ratio(0.9, 0.0, 0.0, 1.0, alpha=0.05),
+        lambda: power.noise(-0.1, 100, alpha=0.05),
+        lambda: power.noise(math.nan, 100, alpha=0.05),
+        lambda: power.noise(0.1, 0, alpha=0.05),
     ],
 )
 def test_impossible_input_is_refused(call):

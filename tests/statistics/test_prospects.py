@@ -53,6 +53,13 @@ def test_no_fewer_than_an_identical_model_takes() -> None:
     assert Drop(0.0, 0.0, 0.01).needed(ALPHA, 0.8) == DROP.least(ALPHA) == 301
 
 
+@pytest.mark.parametrize("truth", [0.01, 0.02])
+def test_no_number_is_enough_for_what_is_beyond_its_limit(truth: float) -> None:
+    assert not Drop(0.05, truth, 0.01).is_enough(10**9, ALPHA)
+    assert not RelativeDrop(0.05, 0.96 * truth, 0.96, 0.01).is_enough(10**9, ALPHA)
+    assert not Rate(truth, 0.01).is_enough(10**9, ALPHA)
+
+
 @pytest.mark.parametrize("n", [60, 105, 250])
 @pytest.mark.parametrize("flips", [0.0, 0.01, 0.03])
 def test_the_chance_of_a_drop_to_pass_is_the_exact_tests_with_few_examples(

@@ -447,6 +447,25 @@ def test_without_pairs_everything_is_possible():
     assert sequential.interval_rate(0, 0, 10, 0.01) == (0.0, 1.0)
 
 
+@unhurried
+@given(tables(most=200), st.integers(0, 200), st.sampled_from([0.01, 0.05]), st.floats(-9, 0.99))
+def test_the_interval_of_a_relative_drop_holds_what_is_not_disproven(table, both, alpha_end, r):
+    b, c, n = table
+    both = min(both, n - b - c)
+    lower, upper = sequential.interval_relative(both, b, c, n, 200, alpha_end)
+    assert lower <= upper <= 1
+    assume(min(abs(r - lower), abs(r - upper)) > 1e-9)
+    e_pass, e_fail = sequential.log_e_relative(both, b, c, n, r, 200)
+    assert (r > upper) == (e_pass > -math.log(alpha_end))
+    assert (r < lower) == (e_fail > -math.log(alpha_end))
+
+
+def test_no_gain_is_too_large_to_be_believed_of_a_reference_that_was_never_right():
+    assert sequential.interval_relative(0, 0, 0, 0, 100, 0.01)[0] == -math.inf
+    lower, _ = sequential.interval_relative(100, 0, 0, 100, 100, 0.01)
+    assert -1 < lower < 0
+
+
 def test_it_is_wider_than_that_of_the_fixed_test_but_not_idle():
     lower, upper = sequential.interval_drop(15, 8, 1000, 1000, 0.01)
     assert -0.02 < lower < -0.0009
