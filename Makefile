@@ -19,13 +19,16 @@ TOOLS  := build/tools
 LOCKED := -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes
 SBOM   := dist/int8-gate.cdx.json
 
+# What comes between a measurement and a release: `make coverage` wants all of its branches run.
+DECIDE := gate/compare.py,gate/decide.py,gate/statistics/*,gate/policy*.py,gate/commands/promote.py,gate/commands/_promote_*.py
+
 WORKFLOWS := $(wildcard .github/workflows/*.yml)
 ACTIONS   := $(wildcard action.yml .github/actions/*/action.yml)
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-slow test-real bench check locked lock audit dist
+.PHONY: help demo test test-slow test-real coverage mutants bench check locked lock audit dist
 
 help: ## List what can be made
 	@echo "usage: make TARGET [PYTHON=python3.12] [WORKERS=4]"
@@ -45,6 +48,18 @@ test-slow: $(EVERYTHING) ## Run the long simulations, and fuzz for ten minutes
 
 test-real: $(REAL) ## Gate real models that packages of PyPI ship, as docs/quantization.md shows
 	$(BIN)/python -m pytest -q -m real tests/real
+
+coverage: $(EVERYTHING) ## Run the tests, and fail where branches of the rooms that decide are not run
+	@rm -rf build/coverage && mkdir -p build/coverage
+	PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 \
+	  $(BIN)/python -m coverage run -m pytest -q -n $(WORKERS) --dist loadgroup -m "not slow and not real"
+	@$(BIN)/python -m coverage combine --quiet
+	@$(BIN)/python -m coverage report
+	@$(BIN)/python -m coverage report --include="$(DECIDE)" --fail-under=100
+
+mutants: $(EVERYTHING) ## Change the rooms that decide, and tell which changes no test notices
+	@PYTHONPATH=tests:. OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 \
+	  $(BIN)/python -m mutants $(ROOM) $(if $(SAMPLE),--sample $(SAMPLE) --seed $(or $(SEED),0))
 
 bench: $(EVERYTHING) ## Measure verdict, calibration, diagnosis, recovery, history and speed, as docs/ shows
 	@$(PIP) mlxtend

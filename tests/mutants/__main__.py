@@ -15,7 +15,6 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
-from hypothesis import Phase, settings
 from mutants.judging import KILLED, SURVIVED, TIMEOUT, UNTESTED, judge
 from mutants.operators import Mutant, mutants
 
@@ -47,10 +46,6 @@ def main() -> int:
     """Judge what was asked for; 1 where too many survive."""
     asked = _asked()
     os.chdir(ROOT)
-    settings.register_profile(
-        "mutants", deadline=None, derandomize=True, database=None,
-        phases=(Phase.explicit, Phase.generate),
-    )  # fmt: skip
     enough = [_room(name, asked) for name in asked.rooms or ROOMS]
     return 0 if all(enough) else 1
 

@@ -31,6 +31,7 @@ from typing import Any
 
 import pytest
 from _pytest.runner import runtestprotocol
+from hypothesis import Phase, settings
 from mutants.operators import Mutant, applied, mutants
 
 KILLED, SURVIVED, TIMEOUT, UNTESTED = "killed", "survived", "timeout", "no test"
@@ -46,6 +47,11 @@ _OPTIONS = (
     "-m", "not slow and not real",
     "--hypothesis-profile=mutants", "-o", "tmp_path_retention_policy=none",
 )  # fmt: skip
+settings.register_profile(
+    "mutants", deadline=None, derandomize=True, database=None,
+    phases=(Phase.explicit, Phase.generate),
+)  # fmt: skip
+"""Always the same examples, and none made simpler."""
 Line = tuple[str, int]
 Told = Callable[[str, Mutant, str], None]
 

@@ -120,6 +120,30 @@ def test_a_family_of_many_leaves_room_to_fail():
     assert p_fail <= 0.05 / 1000
 
 
+@pytest.mark.parametrize(
+    ("alpha", "gamma"), [(0.3, 0.001), (0.05, 0.001), (0.0125, 0.00025), (5e-5, 1e-6)]
+)
+def test_no_p_value_is_less_than_its_share_for_the_flip_rate(alpha, gamma):
+    """Nothing flipped in a million, and everything was lost: the tails themselves are nothing."""
+    p_pass, _ = exact.p_values(0, 0, 10**6, 0.01, alpha_pass=alpha, alpha_fail=0.05)
+    _, p_fail = exact.p_values(10**4, 0, 10**4, 0.01, alpha_pass=0.05, alpha_fail=alpha)
+    assert gamma < p_pass < gamma * 1.0001
+    assert gamma < p_fail < gamma * 1.0001
+
+
+@pytest.mark.parametrize("n", [1, 50, 1000, 50_000])
+@pytest.mark.parametrize("rate", [1e-5, 0.001, 0.01, 0.3, 0.9, 1.0])
+def test_flips_that_are_left_out_are_negligible_together(n, rate):
+    """And not many more are looked at than ten standard deviations hold."""
+    from scipy.stats import binom
+
+    totals = exact._likely(n, np.array([rate]))
+    left_out = binom.cdf(totals[0] - 1, n, rate) + binom.sf(totals[-1], n, rate)
+    assert left_out < 1e-12
+    assert totals[0] >= max(0, n * rate - 10 * math.sqrt(n * rate * (1 - rate)) - 25)
+    assert totals[-1] <= min(n, n * rate + 10 * math.sqrt(n * rate * (1 - rate)) + 25)
+
+
 @pytest.mark.parametrize("n", [1, 10, 500])
 def test_a_budget_of_zero_passes_only_what_is_proven_better(n):
     assert p_values(0, 0, n, 0.0) == (1.0, 1.0)
@@ -173,9 +197,16 @@ def test_large_sets_are_judged_at_once(n):
         (1, 0, 10, math.nan, 0.05),
         (1, 0, 10, math.inf, 0.05),
         (1, 0, 10, 0.01, 0.0),
+        (1, 0, 10, 0.01, 1.0),
         (1, 0, 10, 0.01, math.nan),
     ],
 )
 def test_impossible_input_is_refused(b, c, n, delta, alpha):
     with pytest.raises(ValueError, match="must"):
         p_values(b, c, n, delta, alpha)
+
+
+@pytest.mark.parametrize("levels", [(0.05, 0.0), (0.0, 0.05), (0.05, 1.0), (1.0, 0.05)])
+def test_either_level_is_checked(levels):
+    with pytest.raises(ValueError, match="must lie between 0 and 1"):
+        exact.p_values(1, 0, 10, 0.01, alpha_pass=levels[0], alpha_fail=levels[1])

@@ -315,6 +315,7 @@ def test_the_worst_case_is_a_binomial_tail_and_agrees_with_its_interval(x, n, re
 def test_the_ends_of_the_worst_case():
     assert jackknife.worst_case_p(0, 300, 1.0, 0.0) == 1
     assert jackknife.worst_case_p(0, 300, 1.0, -0.1) == 1
+    assert jackknife.worst_case_p(0, 300, 0.0, 0.0) == 1
     assert jackknife.worst_case_p(300, 300, 1.0, 1.0) == 0
     assert jackknife.worst_case_p(3, 300, 0.0, 0.01) == 0
     assert jackknife.worst_case_p(0, 300, math.inf, 0.01) == 1

@@ -231,6 +231,15 @@ def test_impossible_times_are_refused(reference, int8, quantile):
         latency.log_ratios(reference, int8, quantile)
 
 
+@pytest.mark.parametrize("bad", [0.0, -1.0, math.nan, math.inf])
+def test_one_impossible_time_of_many_is_refused(bad):
+    times = np.array(GOOD)
+    times[1, 7] = bad
+    for one, other in ((GOOD, times), (times, GOOD)):
+        with pytest.raises(ValueError, match="seconds above 0"):
+            latency.log_ratios(one, other, 0.5)
+
+
 @pytest.mark.parametrize("values", [[], [math.nan, 1.0], [math.inf], [[1.0, 2.0]]])
 def test_impossible_values_are_refused(values):
     for asked in (

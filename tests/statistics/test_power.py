@@ -2,6 +2,7 @@
 
 import math
 from functools import cache
+from statistics import NormalDist
 
 import numpy as np
 import pytest
@@ -78,6 +79,24 @@ def test_relative_drops_have_the_promised_power(lost, gained):
     assert achieved(n, shares, proves) >= 0.75
 
 
+@pytest.mark.parametrize(
+    ("right", "lost", "gained", "r"),
+    [(0.9, 0.02, 0.018, 0.05), (0.5, 0.1, 0.3, 0.4), (0.9, 0.0, 0.0, 0.3), (1.0, 0.1, 0.0, 0.2)],
+)
+def test_examples_for_a_ratio_are_those_of_its_contrast(right, lost, gained, r):
+    """t · INT8 − FP32 of one pair, with its mean and variance taken from its four outcomes."""
+    t = 1 / (1 - r)
+    shares = np.array([right - lost, lost, gained, 1 - right - gained])
+    contrasts = np.array([t - 1, -1, t, 0])
+    mean = shares @ contrasts
+    variance = shares @ (contrasts - mean) ** 2
+    null = t * sum(ratio.estimates(right - lost, lost, gained, t))
+    z_alpha, z_beta = (NormalDist().inv_cdf(level) for level in (0.95, 0.9))
+    expected = ((z_alpha * math.sqrt(null) + z_beta * math.sqrt(variance)) / mean) ** 2
+    found = power.examples_for_ratio(right, lost, gained, r, alpha=0.05, power=0.9)
+    assert found == max(1, math.ceil(expected))
+
+
 def test_more_is_needed_nearer_the_budget():
     numbers = [power.examples_needed(0.02, d, 0.01, alpha=0.05) for d in (-0.01, 0, 0.005, 0.009)]
     assert numbers == sorted(numbers)
@@ -108,6 +127,21 @@ def test_no_number_proves_a_drop_at_the_budget(drop):
         lambda: power.examples_for_ratio(0.9, 0.02, 0.0, 0.01, alpha=0.05),
         lambda: power.examples_for_ratio(0.9, 0.95, 0.0, 0.01, alpha=0.05),
         lambda: power.examples_for_ratio(0.9, 0.0, 0.0, 1.0, alpha=0.05),
+        lambda: power.examples_for_ratio(0.9, 0.0, 0.5, 0.01, alpha=0.05),
+        lambda: power.examples_for_ratio(0.9, -0.01, 0.0, 0.1, alpha=0.05),
+        lambda: power.examples_for_ratio(1.1, 0.0, 0.0, 0.1, alpha=0.05),
+        lambda: power.examples_for_ratio(0.9, 0.0, -0.01, 0.1, alpha=0.05),
+        lambda: power.examples_needed(0.02, -0.02, -0.01, alpha=0.05),
+        lambda: power.examples_needed(0.02, 0.0, 1.0, alpha=0.05),
+        lambda: power.examples_for_mean(-0.1, 0.01, alpha=0.05),
+        lambda: power.examples_for_mean(math.nan, 0.01, alpha=0.05),
+        lambda: power.examples_for_mean(0.1, 0.01, alpha=0.0),
+        lambda: power.examples_for_mean(0.1, 0.01, alpha=0.05, power=1.0),
+        lambda: power.chance_for_mean(-0.1, 0.01, 9, alpha=0.05),
+        lambda: power.chance_for_mean(0.1, 0.0, 9, alpha=0.05),
+        lambda: power.chance_for_mean(0.1, 0.01, 0, alpha=0.05),
+        lambda: power.chance_for_mean(0.0, 0.01, 9, alpha=1.0),
+        lambda: power.noise(0.1, 100, alpha=0.0),
         lambda: power.noise(-0.1, 100, alpha=0.05),
         lambda: power.noise(math.nan, 100, alpha=0.05),
         lambda: power.noise(0.1, 0, alpha=0.05),
@@ -128,6 +162,12 @@ def test_examples_for_a_mean_have_the_power_that_they_promise():
     estimates = rng.normal(0.002, 0.3 / np.sqrt(n), 40_000)
     upper = estimates + 1.959964 * 0.3 / np.sqrt(n)
     assert np.mean(upper <= 0.012) == pytest.approx(0.8, abs=0.01)
+
+
+def test_one_example_has_a_noise_and_a_chance():
+    assert power.noise(1.959964, 1, alpha=0.05) == pytest.approx(1.0, rel=1e-6)
+    assert power.noise(0.0, 1, alpha=0.05) == 0.0
+    assert power.chance_for_mean(1.0, 1.959964, 1, alpha=0.05) == pytest.approx(0.5, rel=1e-6)
 
 
 def test_an_interval_tells_the_noise():
