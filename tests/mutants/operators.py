@@ -148,7 +148,10 @@ def _is_skipped(node: ast.AST, field: str, child: ast.AST) -> bool:
         return True
     if field == "decorator_list":
         return "dataclass" in ast.unparse(child)
-    return isinstance(child, ast.Assign) and ast.unparse(child.targets[0]) == "__all__"
+    if not isinstance(child, ast.Assign):
+        return False
+    of_types = ast.unparse(child.value).startswith("TypeVar(")
+    return of_types or ast.unparse(child.targets[0]) == "__all__"
 
 
 # ── what it is changed to ─────────────────────────────────────────────────────────────────
@@ -207,10 +210,9 @@ def _other_value(child: Any, node: ast.AST) -> Iterator[ast.AST]:
     if isinstance(value, bool):
         yield ast.Constant(not value)
     elif isinstance(value, int | float):
-        yield ast.Constant(value + 1)
         # of a list of one, the last is the first
-        if not isinstance(node, ast.Subscript):
-            yield ast.Constant(value - 1)
+        steps = (1,) if isinstance(node, ast.Subscript) else (1, -1)
+        yield from (ast.Constant(value + step) for step in steps if value + step != value)
     elif isinstance(value, str) and _WORD.fullmatch(value):
         yield ast.Constant(f"{value}!")
 

@@ -164,6 +164,32 @@ def test_flips_that_the_reference_leaves_no_room_for_are_not_possible() -> None:
     assert not RelativeDrop(0.01, 0.0, 0.0, 0.01).is_possible
 
 
+@pytest.mark.parametrize(
+    ("flips", "drop", "reference", "possible"),
+    [
+        (0.05, 0.05, 0.04, False),  # more are lost than were right
+        (0.05, 0.05, 0.99, True),  # all are lost, none gained
+        (0.05, -0.05, 0.96, False),  # more are gained than were wrong
+        (0.02, 0.0, 0.985, True),
+        (1.0, 0.0, 0.5, True),
+        (0.0, 0.0, 1.0, True),
+        (0.0, 0.0, 0.0, False),  # of nothing there is no share
+        (0.0, 0.0, 1.1, False),
+    ],
+)
+def test_what_is_lost_was_right_and_what_is_gained_was_wrong(
+    flips: float, drop: float, reference: float, possible: bool
+) -> None:
+    assert RelativeDrop(flips, drop, reference, 0.01).is_possible is possible
+
+
+@pytest.mark.parametrize("n", [1, 2, 5, 20, 100, 1000])
+def test_losing_all_is_a_fail_where_the_formula_of_the_ratio_says_so(n: int) -> None:
+    found = RelativeDrop(0.02, 0.0025, 0.9, 0.3).can_fail(n, 1e-3)
+    assert found is (ratio.p_values(0, round(0.9 * n), 0, n, 0.3)[1] <= 1e-3)
+    assert found is (n > 5)
+
+
 # ── any of them ───────────────────────────────────────────────────────────────────────────
 
 
@@ -179,6 +205,13 @@ def test_the_tightest_limit_is_just_proven(prospect: Prospect) -> None:
 def test_one_example_proves_hardly_anything() -> None:
     limit = tightest(DROP, 1, ALPHA)
     assert limit is None or limit > 0.9
+
+
+@pytest.mark.parametrize("prospect", EVERY, ids=lambda one: type(one).__name__)
+def test_what_is_needed_is_enough_and_one_less_is_not(prospect: Prospect) -> None:
+    needed = prospect.needed(ALPHA, 0.8)
+    assert prospect.is_enough(needed, ALPHA)
+    assert not prospect.is_enough(needed - 1, ALPHA)
 
 
 @pytest.mark.parametrize("prospect", EVERY, ids=lambda one: type(one).__name__)

@@ -81,6 +81,10 @@ def test_identical_models():
     assert lower < 0 < upper
 
 
+def test_without_flips_none_are_estimated_where_none_are_allowed():
+    assert ratio.estimates(9, 0, 0, 1.0) == (0.0, 0.0)
+
+
 def test_everything_lost():
     lower, upper = ratio.interval(0, 50, 0, 50, 0.9)
     assert upper == 1.0

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
+from gate.statistics import slices
 from gate.statistics.slices import Untested, excesses, untested
 
 ALPHA = 0.05
@@ -195,6 +196,21 @@ def test_units_that_cancel_out_are_no_evidence():
     unit = np.repeat(np.arange(40), 2)
     found = excesses(y, {"half": unit < 20}, unit=unit, permutations=99)
     assert [one.p for one in found] == [1.0, 1.0]
+
+
+@pytest.mark.parametrize(
+    ("losses", "within"),
+    [
+        ([1.0, -1.0, 1.0, -1.0], 0.0),  # the two of a unit differ more than others do
+        ([1.0, 1.0, -1.0, -1.0], 1.0),
+        ([2.0, 1.0, -1.0, -2.0], 2.0),
+    ],
+)
+def test_the_covariance_within_a_unit_is_none_below_zero(losses, within):
+    """Σ of the products of pairs, (u, u) and (v, v), over their number; σ² is the larger."""
+    variance, found = slices._components(np.array(losses), np.array([0, 0, 1, 1]))
+    assert variance == pytest.approx(np.var(losses, ddof=1))
+    assert found == pytest.approx(within)
 
 
 def test_units_of_one_example_are_none():

@@ -142,6 +142,24 @@ def test_impossible_input_is_refused(b, c, n, delta):
         tango.z_statistic(b, c, n, delta)
 
 
+@pytest.mark.parametrize(
+    ("b", "c", "n", "delta"),
+    [
+        ([1, 1.5], 0, 10, 0.1),
+        (0, [1, 1.5], 10, 0.1),
+        (0, 0, [10, 10.5], 0.1),
+        ([1, -1], 0, 10, 0.1),
+        (0, [1, -1], 10, 0.1),
+        (0, 0, [10, 0], 0.1),
+        ([1, 11], 0, 10, 0.1),
+        (0, 0, 10, [0.1, 1.1]),
+    ],
+)
+def test_one_impossible_number_of_many_is_refused(b, c, n, delta):
+    with pytest.raises(ValueError, match=r"must"):
+        tango.z_statistic(np.array(b), np.array(c), np.array(n), np.array(delta))
+
+
 @pytest.mark.parametrize("level", [0, 1, -0.5, math.nan])
 def test_an_impossible_level_is_refused(level):
     with pytest.raises(ValueError, match="level"):
