@@ -50,6 +50,7 @@ _NAMES = {
 }  # fmt: skip
 _LEFT_OUT = (ast.Raise, ast.Delete, ast.AugAssign)
 _WORD = re.compile(r"\S*")
+_NO_VALUE = re.compile(r"__all__ = |\w+ = TypeVar\(")
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,10 +149,7 @@ def _is_skipped(node: ast.AST, field: str, child: ast.AST) -> bool:
         return True
     if field == "decorator_list":
         return "dataclass" in ast.unparse(child)
-    if not isinstance(child, ast.Assign):
-        return False
-    of_types = ast.unparse(child.value).startswith("TypeVar(")
-    return of_types or ast.unparse(child.targets[0]) == "__all__"
+    return isinstance(child, ast.Assign) and bool(_NO_VALUE.match(ast.unparse(child)))
 
 
 # ── what it is changed to ─────────────────────────────────────────────────────────────────
