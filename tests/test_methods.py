@@ -10,7 +10,7 @@ from gate.compare import compare_budgets
 from gate.decide import decide
 from gate.metrics import Metric
 from gate.policy import Budget
-from gate.statistics import exact, jackknife
+from gate.statistics import clopper_pearson, exact, jackknife, latency, ratio, sequential, tango
 from gate.tasks.classification import TASK
 from gate.values import Evaluation, Rows
 
@@ -142,6 +142,23 @@ def test_proportions_of_units_are_judged_by_units():
     assert comparison.method == jackknife.METHOD
     assert comparison.counts.lost == 480
     assert verdict.outcome == "fail"
+
+
+@pytest.mark.parametrize(("lost", "method"), [(29, jackknife.WORST_CASE), (30, jackknife.METHOD)])
+def test_thirty_changed_units_are_enough_for_the_jackknife(lost, method):
+    comparison, _ = judged(clustered(1000, 2, lost), metric="accuracy", max_drop=0.02)
+    assert comparison.method == method
+
+
+def test_methods_have_the_names_that_older_records_hold():
+    """What is shown and proven of a record goes by them, years later, too."""
+    told = (clopper_pearson.METHOD, tango.METHOD, exact.METHOD, ratio.METHOD, sequential.METHOD,
+            jackknife.METHOD, jackknife.WORST_CASE, latency.METHOD)  # fmt: skip
+    assert told == (
+        "Clopper-Pearson", "Tango interval", "Tango interval, exact unconditional test",
+        "Nam-Blackwelder score", "betting e-process", "delete-group jackknife", "worst case",
+        "randomised ABBA rounds, exact sign test",
+    )  # fmt: skip
 
 
 def test_examples_of_one_unit_prove_no_more_than_one():
