@@ -233,16 +233,17 @@ def test_a_ledger_makes_a_pass_harder_and_a_fail_no_easier():
     assert decide([measured(1.0, 0.03)], 0.0125).outcome == "inconclusive"
 
 
-@pytest.mark.parametrize("n", [100, 150, 200, 268, 350, 480])
+@pytest.mark.parametrize("n", [100, 268])
 def test_what_could_have_been_proven_would_be_at_the_level_of_a_pass(n):
+    """At 268 Tango's limit is within 1 pp, and the exact test is not."""
     found = evaluation(*table(n, 0, 0, 0))
-    known = compare_budgets([budget(max_drop=0.001)], found, METRICS, {}, 0.0125)
-    (finding,) = decide(known, 0.0125, 0.05).findings
+    known = compare_budgets([budget(max_drop=0.001)], found, METRICS, {}, 0.05)
+    (finding,) = decide(known, 0.05, 0.2).findings
     p_pass = [
-        exact.p_values(0, 0, n, share * finding.provable, alpha_pass=0.0125, alpha_fail=0.05)[0]
+        exact.p_values(0, 0, n, share * finding.provable, alpha_pass=0.05, alpha_fail=0.2)[0]
         for share in (1.0, 0.9)
     ]
-    assert p_pass[0] <= 0.0125 < p_pass[1]
+    assert p_pass[0] <= 0.05 < p_pass[1]
 
 
 # ── examples that would decide ────────────────────────────────────────────────────────────
