@@ -215,6 +215,7 @@ def test_a_record_that_the_tracker_does_not_keep(run: Path) -> None:
     tracker = MemoryTracker()
     told = refused(promote(run, tracker), tracker, 4)
     assert "gate report --track" in told
+    assert "without its run, nothing tells which version of digits-cnn-int8 it is" in told
 
 
 def test_a_run_that_is_incomplete(run: Path, tracker: MemoryTracker) -> None:
@@ -273,6 +274,17 @@ def waived(run: Path, **fields: Any) -> dict[str, Any]:
     waiver = {"model": MODEL, "budget": one.budget, "reason": "r", "who": "ann"} | fields
     verdict = record.verdict.model_copy(update={"outcome": "waived", "findings": (one,)})
     return {"verdict": verdict, "waivers": (Waiver.model_validate(waiver),)}
+
+
+@pytest.mark.parametrize("other", [{"budget": "size.max_ratio"}, {"slice": "site=y"}])
+def test_a_waiver_of_something_else_lets_nothing_through(run: Path, other: dict[str, str]) -> None:
+    day = str((support.now() + timedelta(days=9)).date())
+    fields = waived(run, expires=day)
+    (waiver,) = fields["waivers"]
+    _, tracker = spoilt(run, **fields | {"waivers": (waiver.model_copy(update=other),)})
+    assert "the waiver of accuracy.max_drop has expired" in reasons(
+        promote(run, tracker, waived=True)
+    )
 
 
 @pytest.mark.parametrize("slice_", [None, "site=x"])

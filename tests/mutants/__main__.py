@@ -79,8 +79,8 @@ def _room(name: str, asked: argparse.Namespace) -> bool:
         if outcome != KILLED:
             print(f"  {outcome}  {_place(file, mutant)}", flush=True)
 
-    faults = [*judge(ROOT, chosen, ROOMS[name][1], told)]
-    print(*(f"  {fault}" for fault in faults), sep="\n")
+    for fault in judge(ROOT, chosen, ROOMS[name][1], told):
+        print(f"  {fault}", flush=True)
     killed, total = counts[KILLED] + counts[TIMEOUT], sum(counts.values())
     share = 100 * killed / max(total, 1)
     print(
