@@ -384,6 +384,7 @@ def test_a_policy_that_changed_since(run: Path, tracker: MemoryTracker, project:
     rewrite(project, confidence=0.99, seed=3)
     told = refused(promote(run, tracker, policy=str(project)), tracker, 2)
     assert "judge.confidence, judge.seed differ" in told
+    assert told.endswith("by the policy in force, or name the right file with --policy")
 
 
 def test_a_comment_changes_no_policy(run: Path, tracker: MemoryTracker, project: Path) -> None:
@@ -685,6 +686,16 @@ def test_a_first_release_is_none_where_production_exists_by_now(
     told = "judged as a first release (`--bootstrap`), and production is version 1"
     assert told in reasons(found)
     assert tracker.registry.aliases["production"] == "1"
+
+
+def test_a_first_release_that_no_budget_holds_against_production_is_no_matter(
+    run: Path, tmp_path: Path
+) -> None:
+    tracker = MemoryTracker()
+    tracker.log(another(run, tmp_path / "older", hours=-1), tmp_path / "older")
+    tracker.log(changed(run, bootstrap=True), run)
+    tracker.registry.aliases["production"] = "1"
+    assert promote(run, tracker).outcome == "moved"
 
 
 @pytest.mark.parametrize("named", [None, "2"])

@@ -99,11 +99,14 @@ def judge(
     made = {name: mutants(tree) for name, tree in trees.items()}
     with tempfile.TemporaryDirectory(prefix="gate-mutants-") as scratch:
         found: Map | None = None
-        warm = {name: [n for n in ns if not made[name][n].at_import] for name, ns in chosen.items()}
+        late = {name: [n for n in ns if made[name][n].at_import] for name, ns in chosen.items()}
+        warm = {name: sorted({*numbers} - {*late[name]}) for name, numbers in chosen.items()}
         for what in _forked_session(root, warm, tests, Path(scratch)):
             if isinstance(what, Map):
                 found = what
                 yield from (f"left out, as it fails unchanged: {name}" for name in found.failed)
+            elif what[2] == UNTESTED:  # perhaps it runs when the module is loaded, and then only
+                late[what[0]].append(what[1])
             else:
                 name, number, outcome = what
                 told(name, made[name][number], outcome)
@@ -111,14 +114,13 @@ def judge(
             yield "the tests could not be run: " + (Path(scratch) / LOG).read_text(encoding="utf-8")
             return
         _load(found.loaded)
-        for name, numbers in chosen.items():
-            if any(made[name][number].at_import for number in numbers):
-                control = _loaded(root, name, None, found, scratch)
-                if control not in (SURVIVED, UNTESTED):
-                    yield f"{name} does not pass when it is loaded unchanged: {control}"
+        for name, numbers in late.items():
+            if numbers and _loaded(root, name, None, found, scratch) not in (SURVIVED, UNTESTED):
+                yield f"{name} does not pass when it is loaded unchanged"
             for number in numbers:
-                if made[name][number].at_import:
-                    told(name, made[name][number], _loaded(root, name, number, found, scratch))
+                outcome = _loaded(root, name, number, found, scratch)
+                unseen = outcome == SURVIVED and not made[name][number].at_import
+                told(name, made[name][number], UNTESTED if unseen else outcome)
 
 
 # ── in functions that are there ───────────────────────────────────────────────────────────
