@@ -387,6 +387,30 @@ def test_a_policy_that_changed_since(run: Path, tracker: MemoryTracker, project:
     assert told.endswith("by the policy in force, or name the right file with --policy")
 
 
+def test_the_policy_that_the_record_names_may_have_changed(run: Path, project: Path) -> None:
+    source = load_record(run).policy_source.model_copy(update={"file": str(project), "policy": ""})
+    _, tracker = spoilt(run, policy_source=source)
+    rewrite(project, confidence=0.99)
+    told = refused(promote(run, tracker), tracker, 2)
+    assert told.endswith("by the policy in force, or name that with --policy")
+
+
+def test_how_a_recipe_is_described_is_no_part_of_it(
+    run: Path, tracker: MemoryTracker, project: Path
+) -> None:
+    """Another version of the gate may have other words; that the digests differ is told alone."""
+    record = load_record(run)
+    recipe = record.policy.build.recipe.model_copy(update={"summary": "in other words"})
+    build = record.policy.build.model_copy(update={"recipe": recipe})
+    _, tracker = spoilt(
+        run,
+        policy=record.policy.model_copy(update={"build": build}),
+        provenance=record.provenance.model_copy(update={"policy_sha256": "ab" * 32}),
+    )
+    told = reasons(promote(run, tracker, policy=str(project)))
+    assert "judged by: its digest and the record's differ" in told
+
+
 def test_a_comment_changes_no_policy(run: Path, tracker: MemoryTracker, project: Path) -> None:
     project.write_text("# a comment\n" + project.read_text())
     assert promote(run, tracker, policy=str(project)).outcome == "moved"
