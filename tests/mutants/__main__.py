@@ -36,7 +36,7 @@ ROOMS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "promote": (
         ("gate/commands/promote.py", "gate/commands/_promote_*.py"),
         ("tests/commands/test_promote.py", "tests/commands/test_promote_backing.py",
-         "tests/commands/test_promote_store.py",
+         "tests/commands/test_promote_store.py", "tests/commands/test_promote_text.py",
          "tests/commands/test_rollback.py", "tests/commands/test_audit.py"),
     ),
 }  # fmt: skip
