@@ -159,6 +159,17 @@ def test_a_move_that_was_cut_short_is_completed(
     assert tracker.registry.aliases == {"production": "1"}
 
 
+def test_what_was_cut_short_of_another_alias_is_not_completed_with_it(
+    run: Path, tracker: MemoryTracker
+) -> None:
+    promote(run, tracker)
+    tracker.registry.break_after = "alias"
+    with pytest.raises(TrackerError):
+        promote(run, tracker, alias="canary")
+    assert promote(run, tracker).outcome == "already there"
+    assert [entry.complete for entry in tracker.registry.entries] == [True, False]
+
+
 def test_a_dry_run_completes_nothing(run: Path, tracker: MemoryTracker) -> None:
     tracker.registry.break_after = "alias"
     with pytest.raises(TrackerError):
@@ -810,6 +821,13 @@ def test_scripts_are_told_every_check(
 @pytest.mark.parametrize("age", ["nan", "0", "-1", "1e12"])
 def test_an_age_that_is_none(run: Path, age: str) -> None:
     assert exit_code_of(["promote", str(run), "--max-age", age, "--tracker", "none"]) == 2
+
+
+@pytest.mark.parametrize("age", [0.0, -1.0, 36_500.1, float("nan")])
+def test_no_age_from_python_either(run: Path, tracker: MemoryTracker, age: float) -> None:
+    with pytest.raises(UsageError, match="is no number of days from 0 to 36,500"):
+        promote(run, tracker, max_age=age)
+    assert promote(run, tracker, max_age=36_500).outcome == "moved"
 
 
 def test_a_tracker_without_a_registry(run: Path) -> None:

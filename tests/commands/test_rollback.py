@@ -36,6 +36,12 @@ def test_back_to_the_version_before(tracker: MemoryTracker) -> None:
     found = rollback(MODEL, tracker, by="ann", why="wrong on invoices")
     assert tracker.registry.aliases == {"production": "2"}
     assert (found.move.previous, found.move.version, found.outcome) == ("3", "2", "moved")
+    assert render_rollback(found) == (
+        "ROLLED BACK  digits-cnn-int8: production from version 3 to version 2\n"
+        "  by ann: wrong on invoices\n"
+        "  Version 3 is marked as rolled back, and is not promoted again: what takes its place is "
+        "a new release.\n"
+    )
     entry = tracker.registry.entries[-1]
     assert (entry.kind, entry.who, entry.complete) == ("rollback", "ann", True)
     assert entry.record == tracker.registry.known[1].tags["record"]
@@ -58,6 +64,7 @@ def test_a_dry_run_moves_nothing(tracker: MemoryTracker) -> None:
     found = rollback(MODEL, tracker, dry_run=True)
     assert found.outcome == "would move"
     assert "production from version 3 to version 2" in render_rollback(found)
+    assert "is marked as rolled back" not in render_rollback(found)
     assert tracker.registry.aliases == {"production": "3"}
     assert "rolled_back" not in tracker.registry.known[2].tags
 
