@@ -190,6 +190,21 @@ def test_a_value_of_a_column_has_one_text(value: object, text: str) -> None:
     assert scalar_text(value) == text
 
 
+@pytest.mark.parametrize(
+    ("fields", "require"),
+    [
+        ({}, "proof"),
+        ({"require": "no_proven_harm"}, "no_proven_harm"),
+        ({"each": "site"}, "no_proven_harm"),
+        ({"each": "site", "require": "proof"}, "proof"),
+        ({"slice": {"site": "n"}}, "proof"),
+    ],
+)
+def test_what_has_to_be_proven_is_what_is_written(fields: dict[str, Any], require: str) -> None:
+    written = {"metric": "accuracy", "max_drop": 0.1} | fields
+    assert Budget.model_validate(written).require == require
+
+
 def test_two_policies_ask_for_the_same_whatever_it_is_shown_on(write: Write) -> None:
     asked = load_policy(write(GOOD)).policy
     shown = {"held_out": {"path": "b.npz"}, "expect_fp32": "unknown", "seed": 3,
