@@ -557,6 +557,60 @@ def test_one_finding(write: Write, old: str, new: str, expected: str) -> None:
     assert line.startswith(f"p.yaml:{expected}")
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "line"),
+    [
+        ("limit: 256", "limit: 0", "6:54: build.calibration.limit must be more than 0, not 0"),
+        (
+            "limit: 256",
+            "limit: few",
+            "6:54: build.calibration.limit must be a whole number, not 'few'",
+        ),
+        (
+            "limit: 256",
+            "limit: '2'",
+            "6:54: build.calibration.limit must be a whole number, not '2'; write 2, without quotes",
+        ),
+        (
+            DROP,
+            "max_drop: [1]",
+            "11:36: judge.budgets[0].max_drop must be a number, not a list",
+        ),
+        (
+            DROP,
+            "max_drop: 0.01, slice: {a: [1]}",
+            "11:53: judge.budgets[0].slice.a must be text, a number, true or false, not a list",
+        ),
+    ],
+)
+def test_a_finding_ends_where_there_is_no_more_to_say(
+    write: Write, old: str, new: str, line: str
+) -> None:
+    assert findings(write(changed((old, new)))) == [f"p.yaml:{line}"]
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        ({"a": 1}, "a mapping"),
+        ([1], "a list"),
+        ((1,), "a list"),
+        ([], "an empty list"),
+        (None, "null"),
+        (True, "true"),
+        (False, "false"),
+        (3, "3"),
+        ("x", "'x'"),
+        ("x" * 58, f"'{'x' * 58}'"),
+        ("x" * 59, f"'{'x' * 58}…"),
+        ("x" * 900, f"'{'x' * 58}…"),
+    ],
+)
+def test_a_value_is_shown_as_it_was_written_and_fits_a_line(value: object, text: str) -> None:
+    assert policy_faults.shown(value) == text
+    assert len(text) <= 60
+
+
 def models(annotation: Any, at: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
     """All the models that a type holds, and the keys that lead to them."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
