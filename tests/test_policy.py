@@ -363,7 +363,7 @@ def test_a_cycle_names_the_chain(write: Write) -> None:
 def test_extends_stays_in_its_folder(write: Write, name: str) -> None:
     (line,) = findings(write({"policies/p.yaml": f"\nextends: {name}\n", "base.yaml": GOOD}))
     assert line.startswith("policies/p.yaml:2:10: `extends: ")
-    assert line.endswith("leaves the folder of this file; name a file in it or below")
+    assert line.endswith(f"{name}'` leaves the folder of this file; name a file in it or below")
 
 
 def test_extends_follows_no_link_out_of_its_folder(write: Write) -> None:
@@ -569,7 +569,8 @@ def test_one_finding(write: Write, old: str, new: str, expected: str) -> None:
         (
             "limit: 256",
             "limit: '2'",
-            "6:54: build.calibration.limit must be a whole number, not '2'; write 2, without quotes",
+            "6:54: build.calibration.limit must be a whole number, not '2'; "
+            "write 2, without quotes",
         ),
         (
             DROP,
