@@ -55,6 +55,7 @@ def test_what_is_changed(source: str, expected: set[str]) -> None:
         "assert a < b",
         "Kind = int | str",
         "T = TypeVar('T', float, int)",
+        "Threshold = Literal['max_drop', 'at_most']",
         "@dataclass(frozen=True)\nclass A: ...",
     ],
 )

@@ -523,6 +523,7 @@ ONE_FINDING = [
     (DROP, "max_drop: '0.01'", "11:36: judge.budgets[0].max_drop must be a number, not '0.01'; w"),
     (DROP, "max_drop: -0.1", "11:36: judge.budgets[0].max_drop must be 0 or more, not -0.1"),
     (DROP, "max_relative_drop: 1.5", "11:45: judge.budgets[0].max_relative_drop must be less tha"),
+    (DROP, "max_relative_drop: 0", "11:45: judge.budgets[0].max_relative_drop must be more than 0"),
     (DROP, "max_ratio: 0", "11:37: judge.budgets[0].max_ratio must be more than 0, not 0"),
     (DROP, "max_dropp: 0.01", "11:26: judge.budgets[0]: unknown key 'max_dropp'; did you mean 'm"),
     (DROP, "max_drop: 0.01, at_least: 0.9", "11:7: give exactly one of max_drop, max_relative_dr"),

@@ -50,7 +50,7 @@ _NAMES = {
 }  # fmt: skip
 _LEFT_OUT = (ast.Raise, ast.Delete, ast.AugAssign)
 _WORD = re.compile(r"\S*")
-_NO_VALUE = re.compile(r"__all__ = |\w+ = TypeVar\(")
+_NO_VALUE = re.compile(r"__all__ = |\w+ = (TypeVar\(|Literal\[)")
 
 
 @dataclass(frozen=True, slots=True)
