@@ -325,3 +325,16 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
     found = [told for reports in terminalreporter.stats.values() for told in executions(reports)]
     for told in found:
         terminalreporter.write_line(f"fuzz executions: {told}")
+
+
+# ── what was run ──────────────────────────────────────────────────────────────────────────
+
+
+def pytest_sessionfinish() -> None:
+    """Under `make coverage` each worker keeps what it ran, before it is ended without waiting."""
+    if "coverage" in sys.modules:
+        from coverage import Coverage
+
+        measuring = Coverage.current()
+        if measuring is not None:
+            measuring.save()

@@ -72,16 +72,21 @@ class Map:
         return self._in_time(file, self.lines.get((file, line), set()))
 
     def of_file(self, file: str) -> list[str]:
-        """Those that run anything of a file, as many as there is time for."""
+        """Those that mirror a file, or run anything of it, as many as there is time for."""
         found = (tests for at, tests in self.lines.items() if at[0] == file)
-        return self._in_time(file, set[str]().union(*found))
+        mirrored = {test for test in self.seconds if _mirrors(test, file)}
+        return self._in_time(file, mirrored.union(*found) - {*self.failed})
 
     def _in_time(self, file: str, tests: set[str]) -> list[str]:
         """Those that mirror the file first, and the quickest of these."""
-        own = {test for test in tests if Path(test.partition("::")[0]).stem[5:] in Path(file).stem}
+        own = {test for test in tests if _mirrors(test, file)}
         order = sorted(tests, key=lambda test: (test not in own, self.seconds[test], test))
         spent = itertools.accumulate(self.seconds[test] for test in order)
         return [test for test, now in zip(order, spent, strict=True) if test in own or now < _MOST]
+
+
+def _mirrors(test: str, file: str) -> bool:
+    return Path(test.partition("::")[0]).stem.removeprefix("test_") in Path(file).stem
 
 
 def judge(
