@@ -110,9 +110,9 @@ def _lost(code: int | None, status: int) -> GateError:
         what = f"at its end, when it was to exit with {code}; what was recorded stands"
     if status >= 0:
         return EngineError(
-            f"the process that ran the models ended {what} (exit code {status}). Ray ends it so "
-            "when its daemon on this machine dies, as for want of memory: look at Ray's logs, and "
-            "run the gate again"
+            f"the process that ran the models ended {what} (exit code {status}): a library ended "
+            "it. Ray does so when its daemon on this machine dies, others for want of memory: look "
+            "at Ray's logs, or give it more room, and run the gate again"
         )
     return EvaluationError(
         f"the process that ran the models ended {what} ({signal.Signals(-status).name}). A model "

@@ -342,10 +342,12 @@ def _columns(loaded: LoadedPolicy) -> list[Finding]:
     source = loaded.policy.judge.held_out
     try:
         path = remote.local(source.path, loaded.base)
-        shapes = formats.of(path, source.format).columns(path) if os.path.exists(path) else None
+        if not os.path.exists(path) or artifact.is_endless(path):
+            return []
+        shapes = formats.of(path, source.format).columns(path)
     except UsageError:
         return []
-    return [] if shapes is None else [*_slices(loaded, shapes), *_units(loaded, shapes)]
+    return [*_slices(loaded, shapes), *_units(loaded, shapes)]
 
 
 def _units(loaded: LoadedPolicy, shapes: _Shapes) -> Iterator[Finding]:
