@@ -330,6 +330,15 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
 # ── what was run ──────────────────────────────────────────────────────────────────────────
 
 
+def pytest_sessionstart() -> None:
+    """Under `make coverage` workers are measured, and no command that a test starts.
+
+    Coverage takes a lock in Python, and waits for itself where a signal interrupts it there.
+    """
+    if "PYTEST_XDIST_WORKER" in os.environ:  # which was started by it
+        os.environ.pop("COVERAGE_PROCESS_CONFIG", None)
+
+
 def pytest_sessionfinish() -> None:
     """Under `make coverage` each worker keeps what it ran, before it is ended without waiting."""
     if "coverage" in sys.modules:
