@@ -599,7 +599,7 @@ def test_a_daemon_that_dies_is_an_error_and_no_verdict(project: Project) -> None
         cwd=project.folder, capture_output=True, text=True, check=False, timeout=120,
     )  # fmt: skip
     assert done.returncode == 4, done.stderr
-    assert "nothing was decided (exit code 1). Ray ends it so when its daemon" in done.stderr
+    assert "nothing was decided (exit code 1): a library ended it. Ray does so" in done.stderr
     assert not list(project.folder.rglob("record.json"))
 
 
