@@ -1,4 +1,4 @@
-"""A model on disk: its file, the weights beside it, and the hash that names both."""
+"""A model on disk: its file, the weights beside it, the hash of both; and what is no file."""
 
 import hashlib
 from collections.abc import Iterable

@@ -1,7 +1,7 @@
 """What reaches a network, in a process of its own, so that what runs models need not.
 
 A command that runs models forks before anything is imported: into one process that may reach
-trackers and buckets, and one that runs models and may be kept from them (`gate.contained`). They
+trackers and buckets, and one that runs models and may be kept from them (`gate.offline`). They
 talk through two pipes, a line of JSON at a time, read by the functions' own annotations: neither
 side runs what the other sends. Where there is no such process, as under `gate.run_gate`, everything
 is called where it stands.
@@ -237,16 +237,16 @@ def _serve(questions: int, answers: int) -> NoReturn:
         signal.signal(number, signal.SIG_IGN)
     signal.signal(_GIVE_UP, _give_up)
     Thread(target=_end_with, args=[answers], daemon=True).start()
-    code = EXIT_ERROR
     try:
         answer_all(questions, answers)
-        code = 0
     except (BrokenPipeError, ValueError):  # who asked was interrupted, or is gone
         pass
+    except Exception:  # noqa: BLE001 - who asked hears that nobody answers any more
+        traceback.print_exc()
     finally:
         sys.stdout.flush()
         sys.stderr.flush()
-        os._exit(code)
+        os._exit(EXIT_ERROR)  # by which nobody judges: answers are what counts
 
 
 def _end_with(answers: int) -> None:
@@ -287,7 +287,7 @@ def _answered(question: Wire) -> Wire:
     try:
         _busy = True
         returned = _called(question["name"], question["arguments"])
-        _busy = False
+        _busy = False  # what is done is not given up
         return number | {"returned": returned}
     except KeyboardInterrupt:
         return number | {"given up": True}

@@ -112,9 +112,9 @@ def test_only_what_reaches_out_can_be_asked(link: Link, name: str, why: str) -> 
 
 
 def test_only_methods_of_the_protocol_can_be_asked(link: Link) -> None:
-    for method in ("__class__.__init__", "_load", "__reduce__"):
+    for method in ("__init__", "__class__.__init__", "_load", "__reduce__", "no_such"):
         arguments = {"key": "none", "part": "tracker", "method": method, "arguments": "{}"}
-        with pytest.raises(RuntimeError):
+        with pytest.raises(RuntimeError, match=r"is no method of a tracker|has no attribute"):
             ask(link, "gate.trackers._outside:_asked", **arguments)
 
 

@@ -52,6 +52,8 @@ def _call(key: str, part: Part, method: Any, /, *given: Any, **named: Any) -> An
 @outside.reaches_out
 def _asked(key: str, part: Part, method: str, arguments: str) -> str:
     """Call it here, and write what it returns as JSON."""
+    if method.startswith("_"):
+        raise PermissionError(f"{method} is no method of a {part}")
     typed = outside.Typed(getattr(_PROTOCOLS[part], method))
     tracker = _found(key)
     target = tracker if part == "tracker" else tracker.registry

@@ -13,9 +13,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from support.linked import linked
 from support.project import CNN, Project
 
-from gate import limits
+from gate import limits, offline
+from gate.cli import exit_code_of
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="seccomp is Linux's")
 _PLUGIN = """
@@ -116,6 +118,17 @@ def test_its_folder_is_closed_to_others_and_its_memory_the_machines(tmp_path: Pa
     assert there is not None
     most = int(there * limits.GIB)
     assert f"limit ({most}, {most})" in said
+
+
+def test_where_the_system_refuses_it_that_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(offline, "begin", lambda: "Function not implemented")
+    monkeypatch.setattr(limits, "limit", lambda **_: None)
+    with linked():
+        assert exit_code_of(["diagnose", str(tmp_path)]) != 0
+    told = "gate: models are not kept from the network here: Function not implemented\n"
+    assert told in capsys.readouterr().err
 
 
 def test_no_folder_for_temporary_files_is_no_verdict(
